@@ -1,0 +1,542 @@
+"""trace_layers: forward order, levels and groups on real models of every kind."""
+
+import equinox as eqx
+import flax.linen as nn
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax_llr
+import pytest
+from flax import nnx
+from jax.extend.core import Primitive
+
+IMAGE = jax.ShapeDtypeStruct((2, 16, 16, 3), jnp.float32)
+TOKENS = jax.ShapeDtypeStruct((2, 7), jnp.int32)
+
+
+def trace_linen(model, x, **kwargs):
+    variables = jax.eval_shape(model.init, jax.random.key(0), x)
+    params = variables.pop("params")
+
+    def forward(params, x, state):
+        return model.apply({"params": params, **state}, x)
+
+    return optax_llr.trace_layers(forward, params, x, variables, **kwargs)
+
+
+def levels(layers):
+    return dict(zip(layers.names, layers.level.tolist(), strict=True))
+
+
+def layer_of(layers, path):
+    return layers.names[layers.members[path]]
+
+
+class PlainCNN(nn.Module):
+    convs: int = 12
+
+    @nn.compact
+    def __call__(self, x):
+        for _ in range(self.convs):
+            x = nn.relu(nn.Conv(4, (3, 3))(x))
+        return nn.Dense(10)(x.mean((1, 2)))
+
+
+def test_more_than_ten_convs_keep_forward_order():
+    layers = trace_linen(PlainCNN(), IMAGE)
+    assert layers.names == (*(f"Conv_{i}" for i in range(12)), "Dense_0")
+    assert layers.level.tolist() == list(range(13))
+    assert layer_of(layers, "Conv_10/bias") == "Conv_10"
+
+
+class ResidualBlock(nn.Module):
+    features: int
+    stride: int
+
+    @nn.compact
+    def __call__(self, x):
+        y = nn.Conv(self.features, (3, 3), self.stride, name="a")(x)
+        y = nn.relu(nn.GroupNorm(1, name="norm_a")(y))
+        y = nn.Conv(self.features, (3, 3), name="b")(y)
+        y = nn.GroupNorm(1, name="norm_b")(y)
+        if self.stride > 1:
+            x = nn.Conv(self.features, (1, 1), self.stride, name="shortcut")(x)
+            x = nn.GroupNorm(1, name="norm_shortcut")(x)
+        return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(4, (3, 3), name="stem")(x)
+        x = ResidualBlock(4, 1, name="block0")(x)
+        x = ResidualBlock(8, 2, name="block1")(x)
+        return nn.Dense(10, name="head")(x.mean((1, 2)))
+
+
+def test_projection_shortcut_shares_a_level_and_norms_join_their_conv():
+    layers = trace_linen(ResNet(), IMAGE)
+    assert levels(layers) == {
+        "stem": 0,
+        "block0/a": 1,
+        "block0/b": 2,
+        "block1/a": 3,
+        "block1/shortcut": 3,
+        "block1/b": 4,
+        "head": 5,
+    }
+    for conv in ("a", "b", "shortcut"):
+        assert layer_of(layers, f"block1/norm_{conv}/scale") == f"block1/{conv}"
+
+
+def test_group_decides_alone():
+    def by_block(path):
+        return path.split("/")[0]
+
+    layers = trace_linen(ResNet(), IMAGE, group=by_block)
+    assert levels(layers) == {"stem": 0, "block0": 1, "block1": 2, "head": 3}
+
+    layers = trace_linen(ResNet(), IMAGE, group=lambda p: p.rpartition("/")[0])
+    assert layer_of(layers, "block0/norm_a/bias") == "block0/norm_a"
+    assert layers.names[:3] == ("stem", "block0/a", "block0/norm_a")
+
+
+class TransformerBlock(nn.Module):
+    @nn.compact
+    def __call__(self, x, _=None):
+        y = nn.LayerNorm(name="norm_1")(x)
+        x = x + nn.MultiHeadDotProductAttention(2, name="attention")(y)
+        y = nn.LayerNorm(name="norm_2")(x)
+        y = nn.gelu(nn.Dense(16, name="up")(y))
+        return x + nn.Dense(8, name="down")(y), None
+
+
+class Transformer(nn.Module):
+    blocks: int = 11
+    scan: bool = False
+    remat: bool = False
+    axis: int = 0
+
+    @nn.compact
+    def __call__(self, tokens):
+        table = nn.Embed(20, 8, name="tokens")
+        x = table(tokens)
+        position = self.param("position", nn.initializers.ones, (1, 7, 8))
+        x = x + position
+        block = nn.remat(TransformerBlock) if self.remat else TransformerBlock
+        if self.scan:
+            block = nn.scan(
+                block,
+                variable_axes={"params": self.axis},
+                split_rngs={"params": True},
+                length=self.blocks,
+            )
+            x, _ = block(name="blocks")(x, None)
+        else:
+            for i in range(self.blocks):
+                x, _ = block(name=f"block{i}")(x, None)
+        x = nn.LayerNorm(name="norm")(x)
+        return table.attend(x)
+
+
+BLOCK = ["attention/query", "attention/key", "attention/value", "attention/out"]
+BLOCK += ["up", "down"]
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_transformer_unrolled(remat):
+    layers = trace_linen(Transformer(remat=remat), TOKENS)
+    assert layers.names[:2] == ("tokens", "position")
+    assert layers.level[:2].tolist() == [0, 0]
+    found = levels(layers)
+    for i in range(11):
+        block = [found[f"block{i}/{name}"] - 4 * i for name in BLOCK]
+        assert block == [1, 1, 1, 2, 3, 4]
+    assert len(layers) == 2 + 11 * 6
+    assert layer_of(layers, "block3/norm_1/scale") == "block2/down"
+    assert layer_of(layers, "norm/bias") == "block10/down"
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_scanned_transformer_has_the_layers_of_the_unrolled_one(remat):
+    unrolled = trace_linen(Transformer(), TOKENS)
+    scanned = trace_linen(Transformer(scan=True, remat=remat), TOKENS)
+    assert scanned.level.tolist() == unrolled.level.tolist()
+    as_unrolled = [
+        f"block{name.split('[')[1][:-1]}/{name.split('[')[0][7:]}"
+        if "[" in name
+        else name
+        for name in scanned.names
+    ]
+    assert set(as_unrolled) == set(unrolled.names)
+    kernel = scanned.members["blocks/up/kernel"]
+    assert [scanned.names[i] for i in kernel] == [f"blocks/up[{i}]" for i in range(11)]
+    norm = scanned.members["blocks/norm_2/scale"]
+    assert [scanned.names[i] for i in norm] == [
+        f"blocks/attention/out[{i}]" for i in range(11)
+    ]
+
+
+def test_scan_along_another_axis_is_an_error_that_names_the_parameters():
+    with pytest.raises(ValueError, match=r"axis 0.*|blocks/up/kernel"):
+        trace_linen(Transformer(scan=True, axis=1), TOKENS)
+    with pytest.raises(ValueError, match="another axis than axis 0"):
+        trace_linen(Transformer(scan=True, axis=1), TOKENS)
+
+
+def scan_forward(params, x, **kwargs):
+    def body(x, w):
+        return jnp.tanh(x @ w["w"] + w["b"]), None
+
+    return jax.lax.scan(body, x, params, **kwargs)[0]
+
+
+STACK = {"w": jnp.ones((4, 3, 3)), "b": jnp.ones((4, 3))}
+
+
+def test_reversed_scan_runs_from_the_last_slice():
+    layers = optax_llr.trace_layers(
+        lambda p, x: scan_forward(p["m"], x, reverse=True),
+        {"m": STACK},
+        jnp.ones((1, 3)),
+    )
+    assert layers.names == ("m[3]", "m[2]", "m[1]", "m[0]")
+    assert layers.members["m/b"] == (3, 2, 1, 0)
+
+
+def test_stacked_parameters_survive_casts_slices_and_reshapes():
+    def forward(params, x):
+        params = jax.tree.map(lambda w: w.astype(jnp.bfloat16) * 2, params)
+        first = jax.tree.map(lambda w: w[:2], params)
+        last = jax.tree.map(lambda w: jnp.flip(w[2:], 0), params)
+        x = scan_forward(first["m"], x)
+        x, _ = jax.lax.scan(
+            lambda x, pair: (scan_forward(pair, x), None),
+            x,
+            jax.tree.map(lambda w: w.reshape(1, 2, *w.shape[1:]), last["m"]),
+        )
+        return x
+
+    x = jnp.ones((1, 3), jnp.bfloat16)
+    layers = optax_llr.trace_layers(forward, {"m": STACK}, x)
+    assert layers.names == ("m[0]", "m[1]", "m[3]", "m[2]")
+
+
+def test_slices_that_are_never_scanned_are_named():
+    def forward(params, x):
+        return scan_forward(jax.tree.map(lambda w: w[:3], params["m"]), x)
+
+    with pytest.raises(ValueError, match=r"never uses \['m/b\[3\]', 'm/w\[3\]'\]"):
+        optax_llr.trace_layers(forward, {"m": STACK}, jnp.ones((1, 3)))
+
+
+def test_table_scanned_over_time_is_one_layer():
+    def forward(params, xs):
+        def step(h, inputs):
+            x, position = inputs
+            h = jnp.tanh((x + position) @ params["in"]["w"] + h @ params["rec"]["w"])
+            return h, h
+
+        zeros = jnp.zeros((2, 5))
+        _, ys = jax.lax.scan(step, zeros, (xs, params["positions"]))
+        return ys @ params["out"]["w"]
+
+    params = {
+        "positions": jnp.ones((7, 3)),
+        "in": {"w": jnp.ones((3, 5))},
+        "rec": {"w": jnp.ones((5, 5))},
+        "out": {"w": jnp.ones((5, 2))},
+    }
+    layers = optax_llr.trace_layers(forward, params, jnp.ones((7, 2, 3)))
+    assert levels(layers) == {"positions": 0, "in": 1, "rec": 1, "out": 2}
+
+
+@pytest.mark.parametrize("cell", [nn.LSTMCell, nn.OptimizedLSTMCell, nn.GRUCell])
+def test_recurrent_cells_keep_all_their_matrices_on_one_level(cell):
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.Dense(4, name="embed")(x)
+            x = nn.RNN(cell(5), name="first")(x)
+            x = nn.RNN(cell(6), name="second")(x)
+            return nn.Dense(2, name="head")(x[:, -1])
+
+    layers = trace_linen(Model(), jax.ShapeDtypeStruct((2, 9, 3), jnp.float32))
+    for name, level in levels(layers).items():
+        cell_name = name.split("/")[0]
+        order = ["embed", f"{cell.__name__}_0", f"{cell.__name__}_1", "head"]
+        assert level == order.index(cell_name), name
+
+
+def test_weight_norm_scale_belongs_to_its_kernel():
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.relu(nn.WeightNorm(nn.Dense(4, name="first"))(x))
+            return nn.WeightNorm(nn.Dense(2, name="second"))(x)
+
+    layers = trace_linen(Model(), jnp.ones((1, 3)))
+    assert layers.names == ("first", "second")
+    assert layer_of(layers, "WeightNorm_1/second/kernel/scale") == "second"
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_lora_shares_the_level_of_what_it_adapts(merged):
+    def lora(params, x):
+        if merged:
+            return x @ (params["w"] + params["lora"]["a"] @ params["lora"]["b"])
+        return x @ params["w"] + (x @ params["lora"]["a"]) @ params["lora"]["b"]
+
+    def forward(params, x):
+        return lora(params["head"], jax.nn.relu(lora(params["stem"], x)))
+
+    layer = {
+        "w": jnp.ones((4, 4)),
+        "lora": {"a": jnp.ones((4, 2)), "b": jnp.ones((2, 4))},
+    }
+    params = {"head": layer, "stem": layer}
+    layers = optax_llr.trace_layers(forward, params, jnp.ones((1, 4)))
+    assert levels(layers) == {"stem": 0, "stem/lora": 0, "head": 1, "head/lora": 1}
+
+
+def test_tied_weights_count_at_first_use():
+    def forward(params, x):
+        x = x @ params["a"]["w"]
+        x = x @ params["b"]["w"]
+        x = x @ params["a"]["w"]
+        return x @ params["c"]["w"]
+
+    params = {k: {"w": jnp.ones((3, 3))} for k in "abc"}
+    layers = optax_llr.trace_layers(forward, params, jnp.ones((1, 3)))
+    assert levels(layers) == {"a": 0, "b": 1, "c": 2}
+
+
+def test_names_say_nothing_of_order():
+    order = ["zeta", "alpha", "m10", "m2", "beta"]
+
+    def forward(params, x):
+        for name in order:
+            x = jnp.tanh(x @ params[name]["w"])
+        return x
+
+    params = {name: {"w": jnp.ones((3, 3))} for name in sorted(order)}
+    layers = optax_llr.trace_layers(forward, params, jnp.ones((1, 3)))
+    assert layers.names == tuple(order)
+
+
+def test_parameters_without_a_module_pair_kernel_and_bias():
+    def forward(params, x):
+        x = jnp.tanh(x @ params["w2"] + params["b2"])
+        return x @ params["w1"] + params["b1"]
+
+    params = {"w1": jnp.ones((4, 1)), "b1": jnp.ones(1), "w2": jnp.ones((3, 4))}
+    params["b2"] = jnp.ones(4)
+    layers = optax_llr.trace_layers(forward, params, jnp.ones((1, 3)))
+    assert levels(layers) == {"w2": 0, "w1": 1}
+    assert layer_of(layers, "b1") == "w1"
+
+
+@jax.custom_jvp
+def scaled_tanh(x, scale):
+    return scale * jnp.tanh(x)
+
+
+@scaled_tanh.defjvp
+def _scaled_tanh_jvp(primals, tangents):
+    return scaled_tanh(*primals), tangents[0]
+
+
+@jax.custom_vjp
+def matmul(x, w):
+    return x @ w
+
+
+matmul.defvjp(lambda x, w: (x @ w, (x, w)), lambda r, g: (g @ r[1].T, r[0].T @ g))
+
+
+def test_sees_through_control_flow_and_custom_rules():
+    def forward(params, x, flag):
+        x = jax.jit(lambda w, x: x @ w)(params["jit"]["w"], x)
+        x = jax.checkpoint(lambda w, x: x @ w)(params["remat"]["w"], x)
+        x = scaled_tanh(x, params["jvp"]["scale"])
+        x = matmul(x, params["vjp"]["w"])
+        x = jax.lax.cond(
+            flag,
+            lambda x: x @ params["yes"]["w"],
+            lambda x: x @ params["no"]["w"],
+            x,
+        )
+        x = jax.lax.fori_loop(0, 3, lambda i, x: x @ params["loop"]["w"], x)
+        x = jax.lax.while_loop(
+            lambda x: (x @ params["stop"]["w"]).sum() < 0,
+            lambda x: x @ params["while"]["w"],
+            x,
+        )
+        return x @ params["end"]["w"]
+
+    names = ["jit", "remat", "vjp", "yes", "no", "loop", "stop", "while", "end"]
+    params = {name: {"w": jnp.ones((3, 3))} for name in names}
+    params["jvp"] = {"scale": jnp.ones(3)}
+    layers = optax_llr.trace_layers(forward, params, jnp.ones((1, 3)), jnp.array(True))
+    found = levels(layers)
+    assert [found[n] for n in ("jit", "remat", "vjp")] == [0, 1, 2]
+    assert found["yes"] == found["no"] == 3
+    assert [found[n] for n in ("loop", "while", "end")] == [4, 5, 6]
+    assert layer_of(layers, "jvp/scale") == "remat"
+
+
+def test_unused_parameters_are_named():
+    def forward(params, x):
+        _ = x @ params["dead"]["w"]  # its result goes nowhere
+        return x @ params["used"]["w"]
+
+    params = {name: {"w": jnp.ones((3, 3))} for name in ("used", "dead", "missing")}
+    with pytest.raises(ValueError, match=r"never uses \['dead/w', 'missing/w'\]"):
+        optax_llr.trace_layers(forward, params, jnp.ones((1, 3)))
+
+
+def test_unknown_primitive_that_holds_a_jaxpr_is_named():
+    opaque = Primitive("opaque_call")
+    opaque.def_abstract_eval(lambda x, w, jaxpr: x)
+
+    def forward(params, x):
+        inner = jax.make_jaxpr(lambda x, w: x @ w)(x, params["a"]["w"])
+        return opaque.bind(x, params["a"]["w"], jaxpr=inner)
+
+    params = {"a": {"w": jnp.ones((3, 3))}}
+    with pytest.raises(ValueError, match=r"'opaque_call'.*\['a/w'\]"):
+        optax_llr.trace_layers(forward, params, jnp.ones((1, 3)))
+
+
+def test_data_that_is_closed_over_is_refused():
+    x, params = jnp.ones((1, 3)), {"a": {"w": jnp.ones((3, 3))}}
+    with pytest.raises(ValueError, match="closes over is no input"):
+        optax_llr.trace_layers(lambda params: x @ params["a"]["w"], params)
+    with pytest.raises(ValueError, match="never uses"):
+        optax_llr.trace_layers(lambda p, key: x @ p["a"]["w"], params, jnp.ones(2))
+
+
+def test_masks_among_the_inputs_do_not_hide_the_order():
+    def forward(params, x, mask):
+        x = x * params["input_scale"]
+        for name in ("c", "a", "b"):
+            x = jnp.tanh(x @ (params[name]["w"] * mask))
+        return x
+
+    params = {name: {"w": jnp.ones((3, 3))} for name in "abc"}
+    params["input_scale"] = jnp.ones(3)
+    layers = optax_llr.trace_layers(forward, params, jnp.ones((1, 3)), jnp.ones((3, 3)))
+    assert [n for n in layers.names if n != "input_scale"] == ["c", "a", "b"]
+
+
+def test_a_loss_and_its_penalty_give_the_layers_of_the_forward_pass():
+    def loss(params, x):
+        penalty = sum(jnp.sum(w**2) for w in jax.tree.leaves(params))
+        x = jnp.tanh(x @ params["b"]["w"])
+        return jnp.mean((x @ params["a"]["w"]) ** 2) + 0.1 * penalty
+
+    params = {"a": {"w": jnp.ones((3, 3))}, "b": {"w": jnp.ones((3, 3))}}
+    layers = optax_llr.trace_layers(loss, params, jnp.ones((1, 3)))
+    assert layers.names == ("b", "a")
+
+
+def test_a_parameter_that_is_an_output_comes_last():
+    def policy(params, x):
+        return x @ params["mean"]["w"], params["log_std"]
+
+    params = {"log_std": jnp.ones(2), "mean": {"w": jnp.ones((3, 2))}}
+    layers = optax_llr.trace_layers(policy, params, jnp.ones((1, 3)))
+    assert layers.names == ("mean", "log_std")
+
+
+class NnxCNN(nnx.Module):
+    def __init__(self, rngs):
+        self.stem = nnx.Conv(3, 4, (3, 3), rngs=rngs)
+        self.norm = nnx.BatchNorm(4, rngs=rngs)
+        self.blocks = nnx.List([nnx.Conv(4, 4, (3, 3), rngs=rngs) for _ in range(11)])
+        self.head = nnx.Linear(4, 10, rngs=rngs)
+
+    def __call__(self, x):
+        x = nnx.relu(self.norm(self.stem(x)))
+        for block in self.blocks:
+            x = nnx.relu(block(x))
+        return self.head(x.mean((1, 2)))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_nnx_with_batch_norm(training):
+    model = NnxCNN(nnx.Rngs(0))
+    model.train() if training else model.eval()
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+
+    def forward(params, x, rest):
+        return nnx.merge(graphdef, params, rest)(x)
+
+    layers = optax_llr.trace_layers(forward, params, IMAGE, rest)
+    assert layers.names == ("stem", *(f"blocks/{i}" for i in range(11)), "head")
+    assert layer_of(layers, "norm/scale") == "stem"
+
+
+def test_equinox():
+    model = eqx.nn.MLP(3, 2, 8, depth=11, key=jax.random.key(0))
+    layers = optax_llr.trace_layers(
+        lambda model, x: jax.vmap(model)(x), model, jnp.ones((5, 3))
+    )
+    assert layers.names == tuple(f"layers/{i}" for i in range(12))
+
+
+def test_equinox_scan_over_stacked_layers():
+    make = eqx.filter_vmap(lambda key: eqx.nn.Linear(3, 3, key=key))
+    stacked = make(jax.random.split(jax.random.key(0), 4))
+
+    def forward(model, x):
+        dynamic, static = eqx.partition(model, eqx.is_array)
+        return jax.lax.scan(
+            lambda x, layer: (eqx.combine(layer, static)(x), None), x, dynamic
+        )[0]
+
+    layers = optax_llr.trace_layers(forward, stacked, jnp.ones(3))
+    assert layers.members == {"bias": (0, 1, 2, 3), "weight": (0, 1, 2, 3)}
+
+
+def test_haiku():
+    def forward(x):
+        x = hk.Conv2D(4, 3, name="zz")(x)
+        x = hk.BatchNorm(True, True, 0.9, name="norm")(x, is_training=True)
+        for _ in range(11):
+            x = jax.nn.relu(hk.Conv2D(4, 3)(x))
+        return hk.Linear(2, name="a")(x.mean((1, 2)))
+
+    model = hk.transform_with_state(forward)
+    params, state = jax.eval_shape(model.init, jax.random.key(0), IMAGE)
+
+    def apply(params, x, state, key):
+        return model.apply(params, state, key, x)[0]
+
+    layers = optax_llr.trace_layers(apply, params, IMAGE, state, jax.random.key(0))
+    convs = ["conv2_d", *(f"conv2_d_{i}" for i in range(1, 11))]
+    assert layers.names == ("zz", *convs, "a")
+    assert layer_of(layers, "norm/offset") == "zz"
+
+
+def test_static_arguments_stay_python_values():
+    def forward(params, x, train, width=None):
+        assert train is True
+        assert width == 3
+        return x @ params["w"]
+
+    layers = optax_llr.trace_layers(
+        forward, {"w": jnp.ones((3, 3))}, jnp.ones((1, 3)), True, width=3
+    )
+    assert layers.names == ("w",)
+
+
+def test_a_thousand_stacked_layers_are_traced_in_seconds():
+    params = {"m": {"w": np.ones((1000, 3, 3)), "b": np.ones((1000, 3))}}
+    layers = optax_llr.trace_layers(scan_forward_of("m"), params, jnp.ones((1, 3)))
+    assert len(layers) == 1000
+
+
+def scan_forward_of(name):
+    return lambda params, x: scan_forward(params[name], x)
