@@ -1,0 +1,1 @@
+"""Studies of layer learning rates: `python -m experiments --help`."""
