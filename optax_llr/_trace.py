@@ -109,6 +109,7 @@ def trace_layers(
             `jax.ShapeDtypeStruct`.
         *args: inputs. Whatever has a shape and a dtype counts as input, also random
             keys and batch statistics; everything else (flags, sizes) is static.
+            State that only serves to rescale weights is closed over instead.
         group: from a parameter's path to the name of its layer. Given, it decides
             alone: norms join no other layer. One layer a module, norms too, is
             `group=lambda path: path.rpartition("/")[0]`.
@@ -192,6 +193,13 @@ class _Walk:
         proper = [u for u in units if u not in joining]
         for unit in proper:
             matrix = any(not self._is_vector(p) for p in parts if self._unit(p) == unit)
+            rescaled = matrix and primitive in ("mul", "div")
+            if rescaled and self._placed.get(unit) == x.layer:
+                raise ValueError(
+                    f"trace_layers: {_paths([weights])} are rescaled by what an input "
+                    "makes of them (as spectral norm does by its state). Close over "
+                    "that input instead of passing it"
+                )
             parallel = weights.applied or (primitive in _ADDITIVE and matrix)
             self._place(unit, max(x.level, 0) if parallel else x.level + 1)
         for unit in joining:
@@ -325,7 +333,8 @@ class _Walk:
         waiting = frozenset().union(
             *(v.waiting for v in values if isinstance(v, Activation))
         )
-        if x.level < 0 and primitive in _ELEMENTWISE:
+        first = primitive in _ADDITIVE or not waiting or not weights
+        if x.level < 0 and primitive in _ELEMENTWISE and first:
             return x._replace(waiting=waiting.union(*(w.parts for w in weights)))
         if waiting and (x.level >= 0 or weights or primitive in _CONTRACTIONS):
             x = self.meet(Weights(waiting), x._replace(waiting=frozenset()), primitive)
@@ -349,8 +358,8 @@ class _Walk:
         mixed = [x for x in stacked if x.rows is None or len(x.rows) != length]
         if mixed:
             raise ValueError(
-                f"trace_layers: a scan slices {_paths(mixed)} along another axis than "
-                "axis 0 of the parameter, so the slices are no layers to scale by. "
+                f"trace_layers: a scan slices {_paths(mixed)} in another way than each "
+                "parameter along its axis 0, so the slices are no layers to scale by. "
                 "Stack them along axis 0, or make the layers with `match_layers`"
             )
         all_ys: list[Sequence[Value]] = []
