@@ -1,0 +1,185 @@
+"""A study: policies × seeds, recorded while they run, with a report at the end."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol, Self
+
+import rich.console
+import tqdm
+
+import optax_llr
+
+from . import records, report, table
+from .config import Config
+from .data import Dataset
+from .policies import POLICIES, Policy
+from .train import Trainer
+
+INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
+
+
+class AnyTrainer(Protocol):
+    """What a study asks of `train.Trainer`."""
+
+    layers: optax_llr.Layers
+
+    def run(
+        self, policy: Policy, seed: int, record: Callable[[records.Event], None]
+    ) -> None:
+        """Trains once and records every event; the last one, of kind "end", always."""
+        ...
+
+
+class _Progress:
+    """One live line for a run; nothing where standard error is no terminal."""
+
+    def __init__(self, name: str, total_steps: int):
+        self._bar = tqdm.tqdm(
+            desc=name,
+            total=total_steps,
+            disable=None,
+            leave=False,
+            dynamic_ncols=True,
+            bar_format="{desc} {bar:8} {n_fmt}/{total_fmt}{postfix}, {remaining} left",
+        )
+        self._shown: dict[str, str] = {}
+
+    def show(self, event: records.Event) -> None:
+        """Moves the line to an event."""
+        if event["kind"] == "train" and event["loss"] is not None:
+            self._shown["loss"] = f"loss {event['loss']:.2f}"
+            self._shown["speed"] = f"{event['images'] / event['seconds']:,.0f} images/s"
+        elif event["kind"] == "validation" and event["accuracy"] is not None:
+            self._shown["accuracy"] = f"val {100 * event['accuracy']:.1f} %"
+        self._bar.set_postfix_str(", ".join(self._shown.values()), refresh=False)
+        self._bar.update(event["step"] - self._bar.n)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+
+def run(
+    config: Config,
+    dataset: Dataset,
+    command: Sequence[str],
+    make_trainer: Callable[[Config, Dataset], AnyTrainer] = Trainer,
+) -> int:
+    """Runs a study, leaves its folder and prints its table.
+
+    Ctrl-C ends it early and leaves a folder with what there is.
+
+    Args:
+        config: a valid one.
+        dataset: the one it names.
+        command: the command line as the user typed it.
+        make_trainer: makes what trains.
+
+    Returns:
+        An exit status: 0, or 130 after Ctrl-C.
+    """
+    console = rich.console.Console(highlight=False, markup=False)
+    trainer = make_trainer(config, dataset)
+    folder = _begin(config, dataset, trainer.layers, command)
+    console.print(_greeting(config, trainer.layers, folder), soft_wrap=True)
+    try:
+        with records.Log(folder) as log:
+            _train(config, trainer, log, console)
+        status = 0
+    except KeyboardInterrupt:
+        console.print("Interrupted; this is what there is:")
+        status = INTERRUPTED
+    _end(folder, console)
+    return status
+
+
+def _begin(
+    config: Config, dataset: Dataset, layers: optax_llr.Layers, command: Sequence[str]
+) -> Path:
+    """The folder, with everything that is known before the first step."""
+    folder = records.create(records.new_folder(config.out, config.name))
+    described = {
+        name: {
+            "summary": POLICIES[name].summary,
+            "expectation": POLICIES[name].expectation,
+            "source": POLICIES[name].source,
+        }
+        for name in config.policies
+    }
+    asked = dataclasses.asdict(config) | {
+        "policies": described,
+        "layers": {
+            "names": layers.names,
+            "level": layers.level,
+            "members": layers.members,
+        },
+        "total_steps": config.total_steps,
+    }
+    records.write_json(folder / "config.json", asked)
+    where = records.environment(command, dataset.checksum)
+    records.write_json(folder / "env.json", where)
+    return folder
+
+
+def _train(
+    config: Config, trainer: AnyTrainer, log: records.Log, console: rich.console.Console
+) -> None:
+    # Seeds outside, policies inside: a study cut short has whole pairs to compare.
+    pairs = list(itertools.product(range(config.seeds), config.policies))
+    for number, (seed, policy) in enumerate(pairs, start=1):
+        name = f"{number}/{len(pairs)} {policy}, seed {seed}"
+        with _Progress(name, config.total_steps) as progress:
+            last = _train_once(trainer, POLICIES[policy], seed, log, progress)
+        console.print(f"{name}: {_outcome(last)}", soft_wrap=True)
+
+
+def _train_once(
+    trainer: AnyTrainer,
+    policy: Policy,
+    seed: int,
+    log: records.Log,
+    progress: _Progress,
+) -> records.Event:
+    """One run; returns its last event, which is its end."""
+    last: records.Event = {}
+
+    def record(event: records.Event) -> None:
+        nonlocal last
+        last = event
+        log.write(event)
+        progress.show(event)
+
+    trainer.run(policy, seed, record)
+    return last
+
+
+def _end(folder: Path, console: rich.console.Console) -> None:
+    """Summary, plots and report; the table on the terminal."""
+    recorded = records.read(folder)
+    page = report.build(recorded)
+    rows = report.rows(recorded)
+    policies = recorded.config["policies"]
+    expectations = {name: about["expectation"] for name, about in policies.items()}
+    console.print(table.terminal(rows, recorded.config["marks"], expectations))
+    if caveats := report.caveats(recorded):
+        console.print(f"A demonstration, not evidence: {'; '.join(caveats)}.")
+    console.print(f"Read on: {page}", soft_wrap=True)
+
+
+def _greeting(config: Config, layers: optax_llr.Layers, folder: Path) -> str:
+    return (
+        f"{config.name}: {config.model} with {len(layers)} layers on {config.source}, "
+        f"{len(config.policies)} policies × {config.seeds} seeds, "
+        f"{config.total_steps:,} steps each\nrecords: {folder}"
+    )
+
+
+def _outcome(end: records.Event) -> str:
+    text = f"{end['status']} after {end['step']:,} steps, {end['seconds']:.1f} s"
+    if end["test_accuracy"] is not None:
+        text += f", test accuracy {100 * end['test_accuracy']:.1f} %"
+    return text

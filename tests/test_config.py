@@ -1,0 +1,85 @@
+import dataclasses
+
+import pytest
+
+from experiments import data
+from experiments.config import PRESETS, TRAINING_IMAGES, Config, validate
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_valid_and_carry_their_names(preset):
+    validate(PRESETS[preset])
+    assert PRESETS[preset].name == preset
+
+
+def test_sizes_of_the_sample_are_those_of_the_data():
+    config = PRESETS["demo"]
+    loaded = data.load(config.source, validation=config.validation)
+    assert len(loaded.train.labels) == config.training_images
+    assert len(loaded.validation.labels) == config.validation
+    assert len(loaded.train.labels) + config.validation == TRAINING_IMAGES["sample"]
+
+
+def test_steps_count_whole_batches_and_fractions_of_epochs():
+    shallow = PRESETS["cifar10-shallow"]
+    assert (shallow.training_images, shallow.steps_per_epoch) == (45_000, 351)
+    assert shallow.total_steps == 8 * 351
+    assert dataclasses.replace(shallow, epochs=0.57).total_steps == 200
+
+
+@pytest.mark.parametrize("epochs", [0.1, 1, 7, 200])
+@pytest.mark.parametrize("evaluations", [1, 40, 10_000])
+def test_evaluations_fall_on_fetches_of_the_training_metrics(epochs, evaluations):
+    config = Config(epochs=epochs, evaluations=evaluations)
+    assert config.record_every >= 1
+    assert config.evaluate_every >= config.record_every
+    assert config.evaluate_every % config.record_every == 0
+
+
+def test_evaluations_come_about_as_often_as_asked_for():
+    config = PRESETS["cifar10-shallow"]
+    done = config.total_steps / config.evaluate_every
+    assert done == pytest.approx(config.evaluations, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"policies": ("early-frist",)}, "policies.*did you mean 'early-first'"),
+        ({"policies": ()}, "policies must be at least one"),
+        ({"policies": ("uniform", "uniform")}, "policies must be all distinct"),
+        ({"model": "resnet"}, "model.*did you mean 'resnet20'"),
+        ({"source": "cifar"}, "source.*did you mean 'cifar10'"),
+        ({"schedule": "cosin"}, "schedule.*did you mean 'cosine'"),
+        ({"dtype": "float16"}, "dtype.*float32, bfloat16"),
+        ({"seeds": 0}, "seeds must be at least 1; got 0"),
+        ({"epochs": 0}, "epochs must be.*above 0; got 0"),
+        ({"epochs": float("nan")}, "epochs must be.*got nan"),
+        ({"epochs": float("inf")}, "epochs must be a finite number"),
+        ({"epochs": 0.001}, "epochs must make at least one step"),
+        ({"rate": -0.1}, "rate must be.*above 0; got -0.1"),
+        ({"rate": float("nan")}, "rate must be.*got nan"),
+        ({"momentum": 1.0}, r"momentum must be in \[0, 1\)"),
+        ({"weight_decay": -1e-4}, "weight_decay must be.*got -0.0001"),
+        ({"batch_size": 1601}, "batch_size must be between 1 and the 1600"),
+        ({"batch_size": 0}, "batch_size.*got 0"),
+        ({"validation": 2000}, "validation must be between 10 and 1990"),
+        ({"crop_padding": 32}, "crop_padding must be between 0 and 31"),
+        ({"evaluations": 0}, "evaluations must be at least 1"),
+        ({"marks": (0.5, 70.0)}, r"marks must be accuracies inside \(0, 1\)"),
+        ({"marks": ()}, "marks must be"),
+        ({"name": "../elsewhere"}, "name must be a plain folder name"),
+        ({"name": "a/b"}, "name must be a plain folder name"),
+        ({"name": ""}, "name must be a plain folder name"),
+    ],
+)
+def test_bad_configuration_is_refused_in_one_line(fields, said):
+    with pytest.raises(ValueError, match=said) as refused:
+        validate(dataclasses.replace(Config(), **fields))
+    assert "\n" not in str(refused.value)
+
+
+def test_an_archive_is_refused_where_it_would_not_be_read(tmp_path):
+    config = dataclasses.replace(Config(), archive=tmp_path / "cifar.tar.gz")
+    with pytest.raises(ValueError, match="archive must be absent"):
+        validate(config)

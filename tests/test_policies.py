@@ -1,0 +1,118 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import optax_llr
+from experiments.config import POLICY_NAMES, PRESETS, SCHEDULES
+from experiments.policies import POLICIES
+from experiments.train import policy_tables
+
+TOTAL = 1000
+NAMES = ("conv1", "conv2", "conv3", "hidden", "head")
+LAYERS = optax_llr.match_layers(
+    {name: np.ones(1) for name in NAMES}, [(name, name) for name in NAMES]
+)
+
+
+def multipliers(name, steps, layers=LAYERS, total=TOTAL):
+    values = POLICIES[name].multipliers(layers, total)
+    if callable(values):
+        return np.stack([np.asarray(values(step)) for step in steps])
+    return np.stack([np.asarray(values)] * len(steps))
+
+
+def test_the_names_are_those_that_a_configuration_may_name():
+    assert tuple(POLICIES) == POLICY_NAMES
+    assert all(policy.name == name for name, policy in POLICIES.items())
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=lambda policy: policy.name)
+def test_every_policy_says_what_it_does_and_what_is_expected(policy):
+    for text in (policy.summary, policy.expectation, policy.source):
+        assert text.strip() == text != ""
+    assert policy.schedule is None or policy.schedule in SCHEDULES
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "middle", "last"),
+    [
+        ("uniform", [1] * 5, [1] * 5, [1] * 5),
+        ("early-first", [1.5, 1.25, 1, 0.75, 0.5], [1] * 5, [0.5, 0.75, 1, 1.25, 1.5]),
+        ("late-first", [0.5, 0.75, 1, 1.25, 1.5], [1] * 5, [1.5, 1.25, 1, 0.75, 0.5]),
+        ("static-decreasing", *([[1.5, 1.25, 1, 0.75, 0.5]] * 3)),
+        ("static-increasing", *([[0.5, 0.75, 1, 1.25, 1.5]] * 3)),
+        ("three-stage", [2, 1, 1, 1, 0.5], [0.5, 1, 1, 1, 1.25], [0.5, 1, 1, 1, 2]),
+        ("cascade", [0.04] * 5, [0.625, 5 / 7, 5 / 6, 1, 0.04 + 0.8], [1e-5] * 5),
+        ("discriminative", *([[2.6 ** (i - 4) for i in range(5)]] * 3)),
+        ("unfreeze-top-first", [0, 0, 0, 0, 1], [1] * 5, [1] * 5),
+        ("unfreeze-bottom-first", [1, 0, 0, 0, 0], [1] * 5, [1] * 5),
+        ("rotation-alpha", *([[0.4 ** (5 * i / 4) for i in range(5)]] * 3)),
+    ],
+)
+def test_multipliers_at_the_start_half_way_and_at_the_end(name, first, middle, last):
+    values = multipliers(name, [0, TOTAL // 2, TOTAL])
+    np.testing.assert_allclose(values, [first, middle, last], rtol=1e-5)
+
+
+def test_three_stage_settles_its_first_layer_in_the_first_tenth():
+    values = multipliers("three-stage", [50, 99, 100, 101])
+    np.testing.assert_allclose(values[:, 0], [1.25, 0.515, 0.5, 0.5], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "order"),
+    [
+        ("unfreeze-top-first", slice(None)),
+        ("unfreeze-bottom-first", slice(None, None, -1)),
+    ],
+)
+def test_unfreezing_adds_a_layer_each_tenth_of_the_run(name, order):
+    values = multipliers(name, [0, 99, 100, 199, 200, 300, 399, 400])[:, order]
+    assert values.sum(1).tolist() == [1, 1, 2, 2, 3, 4, 4, 5]
+    assert (np.diff(values, axis=1) >= 0).all()  # those at the end join first
+
+
+def test_freezeout_freezes_from_the_first_layer_to_the_last_and_for_good():
+    values = multipliers("freezeout", range(TOTAL))
+    frozen_from = [int(np.flatnonzero(column == 0)[0]) for column in values.T[:4]]
+    assert frozen_from == [512, 615, 729, 858]  # ⌈1000·(0.8 + 0.2·l/4)³⌉
+    for column, step in zip(values.T, frozen_from, strict=False):
+        assert (column[step:] == 0).all()
+    assert (values[:, 4] > 0).all()
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("total", [1, 5, 30])
+@pytest.mark.parametrize("depth", [1, 2, 22])
+def test_short_runs_and_other_depths_have_finite_multipliers(name, total, depth):
+    names = [f"layer{i}" for i in range(depth)]
+    layers = optax_llr.match_layers(
+        {n: np.ones(1) for n in names}, [(n, n) for n in names]
+    )
+    values = POLICIES[name].multipliers(layers, total)
+    if callable(values):
+        values = jax.vmap(values)(jnp.arange(total))
+    assert np.shape(values)[-1] == depth
+    assert np.isfinite(values).all()
+    assert (np.asarray(values) >= 0).all()
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_tables_hold_what_the_policy_says_at_every_step(name):
+    config = PRESETS["demo"]
+    tables = policy_tables(POLICIES[name], config, LAYERS)
+    total = config.total_steps
+    assert tables.multipliers.shape == (total, len(LAYERS))
+    assert tables.rate.shape == (total,)
+    steps = [0, 1, total // 3, total - 1]
+    expected = multipliers(name, steps, total=total)
+    np.testing.assert_allclose(tables.multipliers[steps], expected, rtol=1e-5)
+
+
+def test_a_policy_with_a_schedule_of_its_own_overrides_that_of_the_study():
+    config = PRESETS["demo"]
+    own = policy_tables(POLICIES["cascade"], config, LAYERS).rate
+    study = policy_tables(POLICIES["uniform"], config, LAYERS).rate
+    assert set(own.tolist()) == {np.float32(config.rate)}
+    assert study[-1] < study[0]

@@ -1,0 +1,30 @@
+"""Runs the Python blocks of README.md, in order, in one namespace."""
+
+import re
+from pathlib import Path
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def python_blocks(text):
+    for block in re.finditer(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+        # Padded, so that a traceback names the line of README.md.
+        yield "\n" * text.count("\n", 0, block.start(1)) + block[1]
+
+
+def test_readme_code_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # what the code writes stays out of the clone
+    blocks = list(python_blocks(README.read_text(encoding="utf-8")))
+    assert blocks, "README.md has no ```python block"
+    names = {"__name__": "readme"}
+    for block in blocks:
+        exec(compile(block, README, "exec"), names)
+
+
+def test_readme_commands_install_what_they_use():
+    text = README.read_text(encoding="utf-8")
+    commands = re.findall(r"^python -m pip install .*$", text, re.MULTILINE)
+    assert commands == [
+        'python -m pip install -e ".[experiments]" && python -m experiments study',
+        'python -m pip install -e ".[dev]" && python -m pytest',
+    ]
