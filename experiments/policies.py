@@ -16,7 +16,7 @@ from optax_llr import Layers
 
 THREAD = (
     'L. Smith and replies, "Cyclical Layer Learning Rates (a research question)", '
-    "fast.ai forums, 2018"
+    "fast.ai forums"
 )
 
 Multipliers = np.ndarray | jax.Array | optax.Schedule
