@@ -65,8 +65,9 @@ def _study(arguments: Sequence[str]) -> int:
         )
     except ValueError as error:
         return _refuse(error)
-    from . import study
+    from . import study, train
 
+    train.use_compilation_cache()
     command = ["python", "-m", "experiments", "study", *arguments]
     return study.run(config, dataset, command)
 

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 import re
@@ -81,12 +82,12 @@ class Layers:
         """Float array (L,): `level` scaled to [0, 1]; 0 for a single level."""
         return self.level / max(1, self.level.max(initial=0))
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits that change with names, levels or members."""
         return hashlib.sha256(json.dumps(self._key).encode()).hexdigest()[:16]
 
-    @property
+    @functools.cached_property
     def _key(self) -> tuple[Any, ...]:
         return self.names, tuple(self.level.tolist()), tuple(self.members.items())
 

@@ -209,11 +209,17 @@ def reassign_layers(opt_state: PyTree, layers: Layers) -> PyTree:
             return node
         batch = jnp.shape(node.count)
         return node._replace(
-            multipliers=jnp.full(
-                (*batch, len(layers)), jnp.nan, node.multipliers.dtype
+            multipliers=_as_boxed(
+                node.multipliers,
+                jnp.full((*batch, len(layers)), jnp.nan, node.multipliers.dtype),
             ),
-            digits=tuple(jnp.broadcast_to(d, batch) for d in _digits(layers)),
-            fingerprint=jnp.broadcast_to(_fingerprint(layers), batch),
+            digits=tuple(
+                _as_boxed(node.digits[0], jnp.broadcast_to(d, batch))
+                for d in _digits(layers)
+            ),
+            fingerprint=_as_boxed(
+                node.fingerprint, jnp.broadcast_to(_fingerprint(layers), batch)
+            ),
         )
 
     if not layer_states(opt_state):
@@ -222,6 +228,11 @@ def reassign_layers(opt_state: PyTree, layers: Layers) -> PyTree:
             f"scale_by_layer or layer_weight_decay, got {type(opt_state).__name__}"
         )
     return jax.tree.map(reassign, opt_state, is_leaf=_is_layer_state)
+
+
+def _as_boxed(old: Any, new: jax.Array) -> Any:
+    """The new array in the box of the old one: `nnx.Optimizer` boxes all its state."""
+    return jax.tree.unflatten(jax.tree.structure(old), [new])
 
 
 def layer_states(opt_state: PyTree) -> list[LayerState]:
@@ -267,7 +278,8 @@ def _initial_fields(
     count = jnp.zeros([], jnp.int32)
     return (
         count,
-        evaluate(layers, multipliers, count),
+        # A copy, so that a state that is donated does not take the caller's array.
+        jnp.array(evaluate(layers, multipliers, count)),
         _digits(layers),
         _fingerprint(layers),
     )
