@@ -58,13 +58,6 @@ def over(schedule, steps):
     return np.asarray(jax.jit(jax.vmap(schedule))(jnp.arange(steps)))
 
 
-@pytest.fixture
-def double_precision():
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", False)
-
-
 # What holds for all of them
 
 

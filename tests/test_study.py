@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import json
 import signal
@@ -171,21 +172,30 @@ def test_an_earlier_study_is_never_overwritten(tmp_path):
 TINY = ("--policies", "uniform", "early-first", "--seeds", "2", "--evaluations", "2")
 
 
-def start(tmp_path, *fields):
+@contextlib.contextmanager
+def started(tmp_path, *fields):
+    """A small study from the command line, ended whatever becomes of the test."""
+    # A shell's background job ignores interrupts, and so would what it starts.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
     command = [sys.executable, "-m", "experiments", "study", *TINY, *fields]
-    return subprocess.Popen(
+    with subprocess.Popen(
         [*command, "--out", str(tmp_path)],
         cwd=Path(__file__).parent.parent,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
+    ) as process:
+        signal.signal(signal.SIGINT, inherited)
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.mark.slow
 def test_a_real_study_runs_from_the_command_line(tmp_path):
-    process = start(tmp_path, "--epochs", "0.5")
-    out, err = process.communicate(timeout=300)
+    with started(tmp_path, "--epochs", "0.5") as process:
+        out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     (folder,) = tmp_path.iterdir()
     rows = table(folder)
@@ -204,14 +214,14 @@ def test_a_real_study_runs_from_the_command_line(tmp_path):
 
 @pytest.mark.slow
 def test_a_real_interrupt_leaves_a_valid_folder_and_status_130(tmp_path):
-    process = start(tmp_path, "--epochs", "500")
-    deadline = time.monotonic() + 240
-    while not any(file.stat().st_size for file in tmp_path.glob("*/metrics.jsonl")):
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
+    with started(tmp_path, "--epochs", "500") as process:
+        deadline = time.monotonic() + 240
+        while not any(file.stat().st_size for file in tmp_path.glob("*/metrics.jsonl")):
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert "Traceback" not in err
     (folder,) = tmp_path.iterdir()

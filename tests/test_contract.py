@@ -1,0 +1,1048 @@
+"""One contract that every public transformation of the library fulfils."""
+
+import functools
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from jax import lax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import optax_llr
+
+# Kernel and bias in one layer, three stacked layers in one leaf, a last layer.
+SHAPES = {
+    "stem": {"kernel": (3, 4), "bias": (4,)},
+    "blocks": {"kernel": (3, 4, 4)},
+    "head": {"kernel": (4, 2)},
+}
+RULES = [("stem/.*", "stem"), ("blocks/.*", "block[:]"), ("head/.*", "head")]
+START = np.array([0.5, 0.0, 1.0, 3.0, 0.3], np.float32)
+END = np.array([1.0, 2.0, 0.0, 0.1, 0.0], np.float32)
+RATE = 0.25  # of weight decay
+TOLERANCE = {"rtol": 3e-7, "atol": 1e-30}  # jit against eager, float32: 2 ulp
+
+
+def is_shape(node):
+    return isinstance(node, tuple)
+
+
+def tree(seed, dtype=jnp.float32):
+    keys = iter(jax.random.split(jax.random.key(seed), 9))
+    return jax.tree.map(
+        lambda shape: jax.random.normal(next(keys), shape, dtype),
+        SHAPES,
+        is_leaf=is_shape,
+    )
+
+
+PARAMS, UPDATES = tree(0), tree(1)
+LAYERS = optax_llr.match_layers(PARAMS, RULES)
+schedule = optax.linear_schedule(START, END, 4)
+
+TRANSFORMATIONS = {
+    "scale_by_layer": optax_llr.scale_by_layer,
+    "layer_weight_decay": functools.partial(optax_llr.layer_weight_decay, RATE),
+}
+CASES = {
+    "scale_by_layer, constant": ("scale_by_layer", START),
+    "scale_by_layer, schedule": ("scale_by_layer", schedule),
+    "layer_weight_decay, schedule": ("layer_weight_decay", schedule),
+}
+
+
+@pytest.fixture(params=TRANSFORMATIONS)
+def name(request):
+    return request.param
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    """The name of a transformation, and multipliers."""
+    return CASES[request.param]
+
+
+@pytest.fixture
+def transformation(case):
+    name, multipliers = case
+    return TRANSFORMATIONS[name](LAYERS, multipliers)
+
+
+def values_at(multipliers, count):
+    return np.asarray(multipliers(count) if callable(multipliers) else multipliers)
+
+
+def expected(name, values, updates, params=PARAMS):
+    """The slow reference for each leaf and slice, under the values of one step."""
+
+    def one(value, update, param):
+        if name == "scale_by_layer":
+            return reference.scaled(value, update)
+        return reference.decayed(np.float32(RATE) * value, update, param)
+
+    def leaf(path, update, param):
+        layer = jax.tree_util.keystr(path, simple=True, separator="/")
+        member = LAYERS.members[layer]
+        if isinstance(member, int):
+            return one(values[member], update, param)
+        return np.stack(
+            [one(values[i], update[j], param[j]) for j, i in enumerate(member)]
+        )
+
+    return jax.tree_util.tree_map_with_path(leaf, updates, params)
+
+
+def assert_close(ours, theirs, **tolerance):
+    chex.assert_trees_all_close(ours, theirs, **(tolerance or TOLERANCE))
+
+
+def bits(array):
+    """The bits of an array, those of all NaN the same."""
+    array = np.asarray(array)
+    parts = [array.real, array.imag] if np.iscomplexobj(array) else [array]
+    unsigned = [f"u{part.dtype.itemsize}" for part in parts]
+    return [
+        np.where(np.isnan(part), 0, np.ascontiguousarray(part).view(kind))
+        for part, kind in zip(parts, unsigned, strict=True)
+    ]
+
+
+def assert_same_bits(ours, theirs):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_array_equal(bits(a), bits(b)), ours, theirs
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_array_equal(np.isnan(a), np.isnan(b)),
+        ours,
+        theirs,
+    )
+
+
+# --- What it computes ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
+def test_updates_follow_the_slow_reference(case, transformation, jit):
+    name, multipliers = case
+    update = jax.jit(transformation.update) if jit else transformation.update
+    state = transformation.init(PARAMS)
+    for count in range(6):
+        ours, state = update(UPDATES, state, PARAMS)
+        values = values_at(multipliers, count)
+        assert_close(ours, expected(name, values, UPDATES), rtol=3e-7, atol=1e-7)
+        np.testing.assert_allclose(state.multipliers, values, rtol=1e-6)
+        assert state.count == count + 1
+
+
+def test_jit_and_eager_agree(transformation):
+    state = transformation.init(PARAMS)
+    eager = transformation.update(UPDATES, state, PARAMS)
+    assert_close(jax.jit(transformation.update)(UPDATES, state, PARAMS), eager)
+
+
+FLOATS = [jnp.float32, jnp.bfloat16, jnp.float16, jnp.complex64]
+
+
+def all_numbers(dtype):
+    """Arrays of any bits at all, written as the bits of real numbers."""
+    size = {"float16": 2, "bfloat16": 2, "float32": 4, "complex64": 4}
+    dtype = jnp.dtype(dtype)
+    words = hnp.arrays(f"u{size[dtype.name]}", (24,))
+    special = [0.0, -0.0, np.inf, -np.inf, np.nan, 1e-40, -1e-45, 6e-8, 3e38]
+    special = np.resize(np.array(special, np.float32), 24)
+    with np.errstate(over="ignore"):
+        known = st.just(special.astype(dtype))
+    return st.one_of(known, words.map(lambda word: word.view(dtype)[:12]))
+
+
+@functools.cache
+def compiled(factory):
+    """Jitted update under multipliers that are arguments: one compilation a shape."""
+
+    @jax.jit
+    def update(multipliers, updates, params):
+        transformation = factory(LAYERS, multipliers)
+        return transformation.update(updates, transformation.init(params), params)[0]
+
+    return update
+
+
+def fill(values, like):
+    """A tree of the shapes of ours, filled by repeating values."""
+    return jax.tree.map(
+        lambda shape: np.resize(values, shape).astype(values.dtype),
+        like,
+        is_leaf=is_shape,
+    )
+
+
+@pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
+@pytest.mark.parametrize("dtype", FLOATS, ids=lambda d: jnp.dtype(d).name)
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_multiplier_1_keeps_every_bit(jit, dtype, data):
+    updates = fill(data.draw(all_numbers(dtype)), SHAPES)
+    updates = jax.tree.map(jnp.asarray, updates)
+    ones = jnp.ones(len(LAYERS))
+    if jit:
+        ours = compiled(optax_llr.scale_by_layer)(ones, updates, None)
+    else:
+        scaling = optax_llr.scale_by_layer(LAYERS, ones)
+        ours, _ = scaling.update(updates, scaling.init(updates))
+    assert_same_bits(ours, updates)
+
+
+@pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
+@pytest.mark.parametrize("dtype", FLOATS, ids=lambda d: jnp.dtype(d).name)
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_multiplier_0_gives_positive_zeros_whatever_comes(jit, dtype, data):
+    updates = jax.tree.map(jnp.asarray, fill(data.draw(all_numbers(dtype)), SHAPES))
+    zeros = jnp.zeros(len(LAYERS))
+    if jit:
+        ours = compiled(optax_llr.scale_by_layer)(zeros, updates, None)
+    else:
+        scaling = optax_llr.scale_by_layer(LAYERS, zeros)
+        ours, _ = scaling.update(updates, scaling.init(updates))
+    assert_same_bits(ours, jax.tree.map(jnp.zeros_like, updates))
+
+
+@pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
+@pytest.mark.parametrize("dtype", FLOATS, ids=lambda d: jnp.dtype(d).name)
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_decay_of_strength_0_keeps_every_bit_whatever_the_parameters(jit, dtype, data):
+    updates = jax.tree.map(jnp.asarray, fill(data.draw(all_numbers(dtype)), SHAPES))
+    params = jax.tree.map(lambda u: jnp.full_like(u, jnp.nan), updates)
+    zeros = jnp.zeros(len(LAYERS))
+    if jit:
+        ours = compiled(TRANSFORMATIONS["layer_weight_decay"])(zeros, updates, params)
+    else:
+        decay = optax_llr.layer_weight_decay(RATE, LAYERS, zeros)
+        ours, _ = decay.update(updates, decay.init(params), params)
+    assert_same_bits(ours, updates)
+
+
+@pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
+def test_frozen_layer_ignores_nan_gradients(jit):
+    """In the middle of a stack too, while its neighbours show the NaN."""
+    poisoned = jax.tree.map(lambda u: jnp.full_like(u, jnp.nan), UPDATES)
+    scaling = optax_llr.scale_by_layer(LAYERS, START)
+    update = jax.jit(scaling.update) if jit else scaling.update
+    ours, _ = update(poisoned, scaling.init(PARAMS))
+    np.testing.assert_array_equal(ours["blocks"]["kernel"][0], 0.0)
+    assert np.isnan(ours["blocks"]["kernel"][1:]).all()
+    assert np.isnan(ours["stem"]["kernel"]).all()
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=lambda d: jnp.dtype(d).name)
+def test_dtype_is_kept_and_the_product_formed_in_float32(name, dtype):
+    updates, params = tree(2, dtype), tree(3, dtype)
+    values = np.array([1 / 3, 0.0, 1.0, 3.3, 1e-3], np.float32)
+    transformation = TRANSFORMATIONS[name](LAYERS, values)
+    update = jax.jit(transformation.update)
+    ours, _ = update(updates, transformation.init(params), params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(ours, updates)
+    # XLA may contract product and addition of a decay; a lone product is exact.
+    eps = float(jnp.finfo(dtype).eps) if name == "layer_weight_decay" else 0.0
+    last_bits = {"rtol": 2 * eps, "atol": eps / 100}
+    slow = expected(name, values, updates, params)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(
+            np.asarray(a, np.complex64), np.asarray(b, np.complex64), **last_bits
+        ),
+        ours,
+        slow,
+    )
+
+
+def test_multiplier_itself_is_not_rounded_to_the_half_precision_of_the_update():
+    """1e-6 has four bits in float16."""
+    scaling = optax_llr.scale_by_layer(LAYERS, np.full(5, 1e-6))
+    updates = jax.tree.map(lambda u: jnp.full_like(u, 6e4, jnp.float16), UPDATES)
+    ours, _ = scaling.update(updates, scaling.init(updates))
+    np.testing.assert_allclose(ours["head"]["kernel"], 0.06, rtol=1e-3)
+
+
+def test_infinite_part_of_a_complex_update_leaves_the_other_part_alone(name):
+    """Twice (inf, 1) is (inf, 2), though (2, 0) times (inf, 1) would have a NaN."""
+    updates = jax.tree.map(lambda u: jnp.full_like(u, 1, jnp.complex64), UPDATES)
+    params = jax.tree.map(lambda u: lax.complex(u.real + jnp.inf, u.real), updates)
+    if name == "scale_by_layer":
+        updates = params
+    transformation = TRANSFORMATIONS[name](LAYERS, np.full(5, 2.0, np.float32))
+    ours, _ = transformation.update(updates, transformation.init(params), params)
+    assert np.isposinf(np.real(ours["head"]["kernel"])).all()
+    assert np.isfinite(np.imag(ours["head"]["kernel"])).all()
+
+
+@pytest.mark.usefixtures("double_precision")
+def test_float64_stays_float64_and_is_multiplied_in_float64(name):
+    updates = jax.tree.map(lambda u: jnp.asarray(u, jnp.float64) / 3, UPDATES)
+    values = np.array([1 / 3, 0.0, 1.0, 1e-3, 0.1])
+    transformation = TRANSFORMATIONS[name](LAYERS, values)
+    ours, _ = transformation.update(updates, transformation.init(updates), updates)
+    stem = np.asarray(updates["stem"]["kernel"])
+    theirs = stem / 3 if name == "scale_by_layer" else stem + RATE / 3 * stem
+    assert ours["stem"]["kernel"].dtype == np.float64
+    np.testing.assert_allclose(ours["stem"]["kernel"], theirs, rtol=1e-15)
+
+
+def test_integer_updates_are_refused():
+    updates = {**UPDATES, "head": {"kernel": jnp.ones((4, 2), jnp.int32)}}
+    scaling = optax_llr.scale_by_layer(LAYERS, START)
+    with pytest.raises(ValueError, match="floating or complex dtype, got int32"):
+        scaling.update(updates, scaling.init(updates))
+
+
+# --- How often it is compiled -------------------------------------------------------
+
+
+def test_second_call_does_not_recompile(transformation):
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def step(updates, state, params):
+        return transformation.update(updates, state, params)
+
+    chex.clear_trace_counter()
+    state = transformation.init(PARAMS)
+    for _ in range(3):
+        _, state = step(UPDATES, state, PARAMS)
+    assert step._cache_size() == 1
+
+
+def test_other_multipliers_do_not_recompile(name):
+    update = jax.jit(
+        lambda multipliers, state: TRANSFORMATIONS[name](LAYERS, multipliers).update(
+            UPDATES, state, PARAMS
+        )
+    )
+    state = TRANSFORMATIONS[name](LAYERS, START).init(PARAMS)
+    for values in (START, END, START[::-1]):
+        update(jnp.asarray(values), state)
+    assert update._cache_size() == 1
+
+
+# --- Within Optax -------------------------------------------------------------------
+
+
+def recorder(seen):
+    """A transformation that notes the extra arguments that reach it."""
+
+    def update(updates, state, params=None, **extra_args):
+        del params
+        seen.update(extra_args)
+        return updates, state
+
+    return optax.GradientTransformationExtraArgs(lambda params: (), update)
+
+
+def test_extra_arguments_are_accepted_and_passed_on(transformation):
+    seen = {}
+    chain = optax.chain(transformation, recorder(seen))
+    chain.update(UPDATES, chain.init(PARAMS), PARAMS, value=1.5, grad_fn=None)
+    assert seen == {"value": 1.5, "grad_fn": None}
+
+
+def test_chain_with_an_optimizer_and_a_global_schedule(case):
+    name, multipliers = case
+    rate = optax.piecewise_constant_schedule(0.1, {1: 0.1})
+    inner = optax.sgd(rate, momentum=0.9)
+    chain = optax.chain(inner, TRANSFORMATIONS[name](LAYERS, multipliers))
+    state, inner_state = chain.init(PARAMS), inner.init(PARAMS)
+    for count in range(3):
+        ours, state = chain.update(UPDATES, state, PARAMS)
+        theirs, inner_state = inner.update(UPDATES, inner_state, PARAMS)
+        values = values_at(multipliers, count)
+        assert_close(ours, expected(name, values, theirs), rtol=3e-7, atol=1e-7)
+
+
+def test_masked_leaves_the_rest_alone(case, transformation):
+    name, _ = case
+    mask = {"stem": True, "blocks": False, "head": True}
+    masked = optax.masked(transformation, mask)
+    ours, state = masked.update(UPDATES, masked.init(PARAMS), PARAMS)
+    theirs = expected(name, START, UPDATES)
+    chex.assert_trees_all_equal(ours["blocks"], UPDATES["blocks"])
+    assert_close(ours["stem"], theirs["stem"], rtol=3e-7, atol=1e-7)
+    assert optax.tree.get(state, "count") == 1
+
+
+def test_partition_scales_each_part_by_its_own(name):
+    parts = {"a": TRANSFORMATIONS[name](LAYERS, START), "b": optax.scale(-1.0)}
+    labels = {"stem": "a", "blocks": "a", "head": "b"}
+    both = optax.partition(parts, labels)
+    ours, _ = jax.jit(both.update)(UPDATES, both.init(PARAMS), PARAMS)
+    theirs = expected(name, START, UPDATES)
+    assert_close(ours["blocks"], theirs["blocks"], rtol=3e-7, atol=1e-7)
+    np.testing.assert_array_equal(ours["head"]["kernel"], -UPDATES["head"]["kernel"])
+
+
+def test_none_and_masked_nodes_are_passed_over(case, transformation):
+    name, _ = case
+
+    def prune(leaves, hole):
+        return {**leaves, "head": {"kernel": hole}}
+
+    for hole in (None, optax.MaskedNode()):
+        updates, params = prune(UPDATES, hole), prune(PARAMS, hole)
+        state = transformation.init(params)
+        ours, _ = jax.jit(transformation.update)(updates, state, params)
+        assert ours["head"]["kernel"] == hole
+        theirs = expected(name, START, UPDATES)
+        assert_close(ours["stem"], theirs["stem"], rtol=3e-7, atol=1e-7)
+
+
+def test_multi_steps_counts_whole_steps(case):
+    name, multipliers = case
+    every = optax.MultiSteps(TRANSFORMATIONS[name](LAYERS, multipliers), 2)
+    state, updates = every.init(PARAMS), []
+    update = jax.jit(every.update)
+    for _ in range(4):
+        step, state = update(UPDATES, state, PARAMS)
+        updates.append(step)
+    assert optax.tree.get(state.inner_opt_state, "count") == 2
+    assert not np.any(updates[2]["stem"]["kernel"])
+    for count, step in [(0, updates[1]), (1, updates[3])]:
+        theirs = expected(name, values_at(multipliers, count), UPDATES)
+        assert_close(step, theirs, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
+def test_inject_hyperparams_logs_the_vector(name, jit):
+    if name == "scale_by_layer":
+        injected = optax.inject_hyperparams(optax_llr.scale_by_layer)(
+            layers=LAYERS, multipliers=schedule
+        )
+    else:
+        injected = optax.inject_hyperparams(optax_llr.layer_weight_decay)(
+            rate=RATE, layers=LAYERS, multipliers=schedule
+        )
+    state = injected.init(PARAMS)
+    update = jax.jit(injected.update) if jit else injected.update
+    for count in range(3):
+        ours, state = update(UPDATES, state, PARAMS)
+        values = values_at(schedule, count)
+        np.testing.assert_allclose(state.hyperparams["multipliers"], values, rtol=1e-6)
+        assert_close(ours, expected(name, values, UPDATES), rtol=1e-6, atol=1e-7)
+
+
+def test_injected_multipliers_can_be_set_from_outside():
+    inject = optax.inject_hyperparams(optax_llr.scale_by_layer)
+    injected = inject(layers=LAYERS, multipliers=START)
+    state = injected.init(PARAMS)
+    update = jax.jit(injected.update)
+    for values in (START, END):
+        state.hyperparams["multipliers"] = jnp.asarray(values)
+        ours, state = update(UPDATES, state, PARAMS)
+        assert_close(ours, expected("scale_by_layer", values, UPDATES))
+    assert update._cache_size() == 1
+
+
+def test_apply_if_finite_holds_the_count_back(transformation):
+    guarded = optax.apply_if_finite(transformation, 3)
+    poisoned = jax.tree.map(lambda u: u * jnp.nan, UPDATES)
+    update = jax.jit(guarded.update)
+    _, state = update(UPDATES, guarded.init(PARAMS), PARAMS)
+    ours, state = update(poisoned, state, PARAMS)
+    assert not np.any(ours["stem"]["kernel"])
+    assert state.inner_state.count == 1
+    _, state = update(UPDATES, state, PARAMS)
+    assert state.inner_state.count == 2
+
+
+def test_map_params_finds_nothing_of_ours(transformation):
+    chain = optax.chain(optax.adam(0.1), transformation)
+    state = chain.init(PARAMS)
+    mapped = optax.tree.map_params(chain, lambda leaf: leaf + 1.0, state)
+    chex.assert_trees_all_equal(mapped[1], state[1])
+    assert np.all(optax.tree.get(mapped, "mu")["head"]["kernel"] == 1.0)
+
+
+def test_tree_get_and_set_reach_the_state(transformation):
+    state = optax.chain(optax.sgd(0.1), transformation).init(PARAMS)
+    np.testing.assert_array_equal(optax.tree.get(state, "multipliers"), START)
+    assert optax.tree.get(optax.tree.set(state, count=7), "count") == 7
+
+
+# --- Within JAX ---------------------------------------------------------------------
+
+
+def test_vmap_over_multipliers(name):
+    grid = jnp.stack([jnp.asarray(START), jnp.asarray(END), jnp.ones(5)])
+
+    def two_steps(multipliers):
+        transformation = TRANSFORMATIONS[name](LAYERS, multipliers)
+        state = transformation.init(PARAMS)
+        _, state = transformation.update(UPDATES, state, PARAMS)
+        return transformation.update(UPDATES, state, PARAMS)
+
+    ours, state = jax.jit(jax.vmap(two_steps))(grid)
+    np.testing.assert_array_equal(state.multipliers, grid)
+    for i, values in enumerate(np.asarray(grid)):
+        alone = jax.tree.map(lambda leaf, i=i: leaf[i], ours)
+        assert_close(alone, expected(name, values, UPDATES), rtol=1e-6, atol=1e-7)
+
+
+def test_vmap_over_states_and_parameters(case, transformation):
+    name, _ = case
+
+    def batched(leaves):
+        return jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), leaves)
+
+    state = jax.vmap(transformation.init)(batched(PARAMS))
+    ours, state = jax.vmap(transformation.update)(
+        batched(UPDATES), state, batched(PARAMS)
+    )
+    np.testing.assert_array_equal(state.count, [1, 1])
+    theirs = expected(name, START, UPDATES)
+    theirs = jax.tree.map(lambda leaf: np.stack([leaf, 2 * leaf]), theirs)
+    assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
+
+
+def loop(transformation, steps):
+    state, path = transformation.init(PARAMS), []
+    for _ in range(steps):
+        updates, state = transformation.update(UPDATES, state, PARAMS)
+        path.append(updates)
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *path), state
+
+
+def test_scan_equals_a_loop(transformation):
+    def body(state, _):
+        updates, state = transformation.update(UPDATES, state, PARAMS)
+        return state, updates
+
+    state, ours = lax.scan(body, transformation.init(PARAMS), length=3)
+    theirs, last = loop(transformation, 3)
+    assert_close((ours, state), (theirs, last), rtol=1e-6, atol=1e-7)
+
+
+def test_init_inside_a_jitted_scan(transformation):
+    @jax.jit
+    def run():
+        def body(carry, _):
+            updates, carry = transformation.update(UPDATES, carry, PARAMS)
+            return carry, updates
+
+        return lax.scan(body, transformation.init(PARAMS), length=3)
+
+    state, ours = run()
+    theirs, last = loop(transformation, 3)
+    assert_close((ours, state), (theirs, last), rtol=1e-6, atol=1e-7)
+
+
+def test_cond_takes_a_step_or_none(transformation):
+    @jax.jit
+    def maybe(take, state):
+        return lax.cond(
+            take,
+            lambda s: transformation.update(UPDATES, s, PARAMS),
+            lambda s: (jax.tree.map(jnp.zeros_like, UPDATES), s),
+            state,
+        )
+
+    _, state = maybe(True, transformation.init(PARAMS))
+    ours, state = maybe(False, state)
+    assert state.count == 1
+    assert not np.any(ours["head"]["kernel"])
+
+
+def test_init_needs_only_shapes(transformation):
+    shapes = jax.tree.map(
+        lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32), SHAPES, is_leaf=is_shape
+    )
+    chex.assert_trees_all_equal(
+        transformation.init(shapes), transformation.init(PARAMS)
+    )
+    abstract = jax.eval_shape(transformation.init, PARAMS)
+    concrete = transformation.init(PARAMS)
+    chex.assert_trees_all_equal_shapes_and_dtypes(abstract, concrete)
+
+
+def test_state_can_be_donated_step_after_step(name):
+    """Nothing in a state may be the buffer of anything else."""
+    multipliers = jnp.asarray(START)
+    chain = optax.chain(
+        optax_llr.scale_by_layer(LAYERS, multipliers),
+        TRANSFORMATIONS[name](LAYERS, multipliers),
+    )
+
+    def body(state, _):
+        updates, state = chain.update(UPDATES, state, PARAMS)
+        return state, updates
+
+    # A loop uses all that it carries, so that all of the state is given away.
+    steps = jax.jit(lambda s: lax.scan(body, s, length=2), donate_argnums=0)
+    state = chain.init(PARAMS)
+    given = jax.tree.leaves(state)
+    for _ in range(2):
+        state, _ = steps(state)
+    assert all(leaf.is_deleted() for leaf in given)
+    np.testing.assert_array_equal(multipliers, START)
+    assert chain.init(PARAMS)[0].count == 0
+
+
+# --- On eight devices ---------------------------------------------------------------
+
+WIDE = {
+    "stem": {"kernel": (8, 16), "bias": (16,)},
+    "blocks": {"kernel": (8, 4, 16)},  # eight layers, one for each device
+    "head": {"kernel": (16, 8)},
+}
+SPECS = {
+    "stem": {"kernel": P(None, "d"), "bias": P("d")},
+    "blocks": {"kernel": P("d")},
+    "head": {"kernel": P("d", None)},
+}
+WIDE_SHAPES = jax.tree.map(
+    lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32), WIDE, is_leaf=is_shape
+)
+WIDE_LAYERS = optax_llr.match_layers(WIDE_SHAPES, RULES)
+WIDE_VALUES = np.array([0.5, 0, 1, 2, 3, 0, 5, 6, 7, 0.1], np.float32)
+
+
+def make_mesh(kind):
+    return jax.make_mesh((8,), ("d",), axis_types=(kind,))
+
+
+def sharded(mesh):
+    keys = iter(jax.random.split(jax.random.key(5), 9))
+    return jax.tree.map(
+        lambda shape, spec: jax.device_put(
+            jax.random.normal(next(keys), shape), NamedSharding(mesh, spec)
+        ),
+        WIDE,
+        SPECS,
+        is_leaf=is_shape,
+    )
+
+
+def shardings_of(mesh):
+    return jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec),
+        SPECS,
+        is_leaf=lambda node: isinstance(node, P),
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "jit"),
+    [(AxisType.Auto, False), (AxisType.Auto, True), (AxisType.Explicit, True)],
+    ids=["eager", "jit", "jit, explicit axes"],
+)
+def test_updates_keep_their_sharding(name, kind, jit):
+    mesh = make_mesh(kind)
+    transformation = TRANSFORMATIONS[name](WIDE_LAYERS, WIDE_VALUES)
+    with jax.set_mesh(mesh):
+        updates = sharded(mesh)
+        state = transformation.init(updates)
+        update = jax.jit(transformation.update) if jit else transformation.update
+        ours, _ = update(updates, state, updates)
+    jax.tree.map(
+        lambda u, s: u.sharding.is_equivalent_to(s, u.ndim) or pytest.fail(str(u)),
+        ours,
+        shardings_of(mesh),
+    )
+    stack = np.asarray(updates["blocks"]["kernel"])
+    factor = WIDE_VALUES[1:9, None, None]
+    factor = factor if name == "scale_by_layer" else 1 + RATE * factor
+    np.testing.assert_allclose(ours["blocks"]["kernel"], factor * stack, rtol=1e-6)
+
+
+def test_jitted_update_moves_no_data_between_devices(name):
+    mesh = make_mesh(AxisType.Auto)
+    transformation = TRANSFORMATIONS[name](WIDE_LAYERS, WIDE_VALUES)
+    updates = sharded(mesh)
+    state = jax.device_put(transformation.init(updates), NamedSharding(mesh, P()))
+    update = jax.jit(transformation.update)
+    text = update.lower(updates, state, updates).compile().as_text()
+    for collective in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
+        assert collective not in text
+
+
+def test_map_params_gives_the_shardings_of_a_state(name):
+    """Moments lie as their parameters do; what has no such shape is replicated."""
+    mesh = make_mesh(AxisType.Auto)
+    chain = optax.chain(
+        optax.adam(0.1), TRANSFORMATIONS[name](WIDE_LAYERS, WIDE_VALUES)
+    )
+    params = sharded(mesh)
+    shardings = optax.tree.map_params(
+        chain,
+        lambda _, sharding: sharding,
+        jax.eval_shape(chain.init, params),
+        shardings_of(mesh),
+        transform_non_params=lambda _: NamedSharding(mesh, P()),
+    )
+    state = jax.jit(chain.init, out_shardings=shardings)(params)
+    step = jax.jit(
+        chain.update, out_shardings=(shardings_of(mesh), shardings), donate_argnums=1
+    )
+    for _ in range(3):
+        updates, state = step(params, state, params)
+    assert optax.tree.get(state, "mu")["blocks"]["kernel"].sharding.spec == P("d")
+    assert optax.tree.get(state, "multipliers").sharding.is_fully_replicated
+    assert updates["stem"]["kernel"].sharding.spec == P(None, "d")
+    np.testing.assert_array_equal(optax.tree.get(state, "multipliers"), WIDE_VALUES)
+
+
+# --- Whose state it is --------------------------------------------------------------
+
+SAME_LENGTH = optax_llr.match_layers(
+    PARAMS, [("head/.*", "head"), ("blocks/.*", "block[:]"), ("stem/.*", "stem")]
+)
+SHORTER = optax_llr.match_layers(PARAMS, [("head/.*", "head"), (".*", "body")])
+
+
+def constant(name, layers):
+    return TRANSFORMATIONS[name](layers, np.full(len(layers), 2.0, np.float32))
+
+
+@pytest.mark.parametrize("other", [SAME_LENGTH, SHORTER], ids=["same", "shorter"])
+def test_state_of_other_layers_is_refused(name, other):
+    state = constant(name, LAYERS).init(PARAMS)
+    with pytest.raises(ValueError, match=r"other Layers .* `reassign_layers"):
+        constant(name, other).update(UPDATES, state, PARAMS)
+
+
+def test_state_of_other_layers_of_another_number_is_refused_under_jit(name):
+    state = constant(name, LAYERS).init(PARAMS)
+    with pytest.raises(ValueError, match="other Layers"):
+        jax.jit(constant(name, SHORTER).update)(UPDATES, state, PARAMS)
+
+
+def test_state_of_other_layers_gives_nan_under_jit(name):
+    state = constant(name, LAYERS).init(PARAMS)
+    update = jax.jit(constant(name, SAME_LENGTH).update)
+    ours, state = update(UPDATES, state, PARAMS)
+    assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves(ours))
+    assert np.isnan(state.multipliers).all()
+
+
+@pytest.mark.parametrize("other", [SAME_LENGTH, SHORTER], ids=["same", "shorter"])
+def test_reassigned_state_goes_on(name, other):
+    chain = optax.chain(optax.trace(0.9), constant(name, LAYERS))
+    _, state = chain.update(UPDATES, chain.init(PARAMS), PARAMS)
+    mended = optax_llr.reassign_layers(state, other)
+    assert optax.tree.get(mended, "count") == 1
+    assert np.isnan(optax.tree.get(mended, "multipliers")).all()
+    chex.assert_trees_all_equal(mended[0], state[0])
+    successor = optax.chain(optax.trace(0.9), constant(name, other))
+    fresh = successor.init(PARAMS)
+    chex.assert_trees_all_equal_shapes_and_dtypes(mended, fresh)
+    ours, _ = jax.jit(successor.update)(UPDATES, mended, PARAMS)
+    theirs, _ = chain.update(UPDATES, state, PARAMS)
+    assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+def test_reassign_needs_a_state_of_ours():
+    with pytest.raises(ValueError, match="reassign_layers: expected an optimizer"):
+        optax_llr.reassign_layers(optax.adam(0.1).init(PARAMS), LAYERS)
+
+
+def test_unknown_leaf_is_refused_with_its_path(transformation):
+    surplus = {**PARAMS, "neck": {"kernel": jnp.ones(2)}}
+    with pytest.raises(ValueError, match="'neck/kernel' is in none of the layers"):
+        transformation.init(surplus)
+
+
+def test_stack_of_another_height_is_refused(transformation):
+    taller = {**PARAMS, "blocks": {"kernel": jnp.ones((4, 4, 4))}}
+    with pytest.raises(ValueError, match="with 3 slices"):
+        transformation.init(taller)
+    state = transformation.init(PARAMS)
+    with pytest.raises(ValueError, match="with 3 slices"):
+        transformation.update(taller, state, taller)
+
+
+@pytest.mark.parametrize("bad", [1.0, np.ones(4), np.ones((5, 1))], ids=np.shape)
+def test_multipliers_of_another_shape_are_refused(name, bad):
+    with pytest.raises(ValueError, match=r"expected multipliers of shape \(5,\)"):
+        TRANSFORMATIONS[name](LAYERS, bad)
+    late = TRANSFORMATIONS[name](LAYERS, lambda count: bad)
+    with pytest.raises(ValueError, match=r"expected multipliers of shape \(5,\)"):
+        late.init(PARAMS)
+
+
+def test_weight_decay_asks_for_the_parameters():
+    decay = optax_llr.layer_weight_decay(RATE, LAYERS, START)
+    with pytest.raises(ValueError, match="needs the parameters"):
+        decay.update(UPDATES, decay.init(PARAMS))
+
+
+# --- Checkpoints --------------------------------------------------------------------
+
+
+def test_orbax_restores_a_state_and_the_next_step_is_the_same(tmp_path, transformation):
+    import orbax.checkpoint as ocp
+
+    chain = optax.chain(optax.adam(0.1), transformation)
+    _, state = chain.update(UPDATES, chain.init(PARAMS), PARAMS)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "state", state)
+        checkpointer.wait_until_finished()
+        target = jax.eval_shape(chain.init, PARAMS)
+        restored = checkpointer.restore(tmp_path / "state", target)
+    chex.assert_trees_all_equal(restored, state)
+    ours = chain.update(UPDATES, restored, PARAMS)
+    chex.assert_trees_all_equal(ours, chain.update(UPDATES, state, PARAMS))
+
+
+def test_orbax_restore_under_other_layers_is_noticed_and_mended(tmp_path, name):
+    import orbax.checkpoint as ocp
+
+    state = constant(name, LAYERS).init(PARAMS)
+    successor = constant(name, SAME_LENGTH)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "state", state)
+        checkpointer.wait_until_finished()
+        target = jax.eval_shape(successor.init, PARAMS)
+        restored = checkpointer.restore(tmp_path / "state", target)
+    with pytest.raises(ValueError, match=r"`reassign_layers\(opt_state, layers\)`"):
+        successor.update(UPDATES, restored, PARAMS)
+    mended = optax_llr.reassign_layers(restored, SAME_LENGTH)
+    ours, _ = successor.update(UPDATES, mended, PARAMS)
+    theirs = expected(name, np.full(5, 2.0, np.float32), UPDATES)
+    assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+# --- With the libraries of models ---------------------------------------------------
+# Each trains a small network for two steps: the first layer frozen, the second at half
+# the rate. One step of the second is then half of that without multipliers.
+
+INPUT = jnp.linspace(-1.0, 1.0, 15).reshape(5, 3)
+NET_RULES = [(".*first.*", "first"), (".*second.*", "second")]
+
+
+def halved(layers):
+    scaling = optax_llr.scale_by_layer(layers, np.array([0.0, 0.5]))
+    return optax.chain(optax.sgd(0.1, momentum=0.9), scaling)
+
+
+def assert_first_is_frozen_and_second_halved(layers, start, half, whole):
+    start, half, whole = (
+        {
+            jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+        }
+        for params in (start, half, whole)
+    )
+    moved = 0
+    for path, leaf in start.items():
+        if "first" in path:
+            np.testing.assert_array_equal(half[path], leaf)
+        else:
+            moved += np.abs(whole[path] - leaf).max() > 1e-3
+            np.testing.assert_allclose(
+                half[path] - leaf, 0.5 * (whole[path] - leaf), rtol=1e-3, atol=1e-6
+            )
+    assert moved
+    assert layers.names == ("first", "second")
+
+
+def linen_model():
+    import flax.linen as nn
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(2, name="second")(nn.tanh(nn.Dense(4, name="first")(x)))
+
+    model = Net()
+    return model, model.init(jax.random.key(0), INPUT)
+
+
+def test_linen_params_in_a_train_state():
+    from flax.training.train_state import TrainState
+
+    model, variables = linen_model()
+    params = variables["params"]
+    layers = optax_llr.match_layers(params, NET_RULES)
+
+    @jax.jit
+    def step(state):
+        grads = jax.grad(
+            lambda p: jnp.mean((model.apply({"params": p}, INPUT) - 1) ** 2)
+        )
+        return state.apply_gradients(grads=grads(state.params))
+
+    def make(tx):
+        return TrainState.create(apply_fn=model.apply, params=params, tx=tx)
+
+    half = step(make(halved(layers)))
+    whole = step(make(optax.sgd(0.1, momentum=0.9)))
+    assert_first_is_frozen_and_second_halved(layers, params, half.params, whole.params)
+    half = step(half)
+    np.testing.assert_array_equal(
+        half.params["first"]["kernel"], params["first"]["kernel"]
+    )
+    used = optax_llr.layer_multipliers(half.opt_state, layers)
+    assert used == {"first": 0.0, "second": 0.5}
+
+
+def nnx_model():
+    from flax import nnx
+
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.first = nnx.Linear(3, 4, rngs=rngs)
+            self.second = nnx.Linear(4, 2, rngs=rngs)
+
+        def __call__(self, x):
+            return self.second(jnp.tanh(self.first(x)))
+
+    return Net(nnx.Rngs(0))
+
+
+def test_nnx_optimizer_boxes_parameters_and_state():
+    from flax import nnx
+
+    layers = optax_llr.match_layers(nnx.state(nnx_model(), nnx.Param), NET_RULES)
+    # Boxed and bare parameters have the same paths.
+    bare = nnx.to_pure_dict(nnx.state(nnx_model(), nnx.Param))
+    assert optax_llr.match_layers(bare, NET_RULES) == layers
+
+    @nnx.jit
+    def step(model, optimizer):
+        grads = nnx.grad(lambda m: jnp.mean((m(INPUT) - 1.0) ** 2))(model)
+        optimizer.update(model, grads)
+
+    def train(tx, steps):
+        model = nnx_model()
+        optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+        for _ in range(steps):
+            step(model, optimizer)
+        return nnx.to_pure_dict(nnx.state(model, nnx.Param)), optimizer
+
+    half, optimizer = train(halved(layers), 1)
+    whole, _ = train(optax.sgd(0.1, momentum=0.9), 1)
+    assert_first_is_frozen_and_second_halved(layers, bare, half, whole)
+    half, optimizer = train(halved(layers), 2)
+    np.testing.assert_array_equal(half["first"]["kernel"], bare["first"]["kernel"])
+    used = optax_llr.layer_multipliers(optimizer.opt_state, layers)
+    assert used == {"first": 0.0, "second": 0.5}
+
+
+def test_reassigned_state_goes_on_in_an_nnx_optimizer():
+    from flax import nnx
+
+    model = nnx_model()
+    params = nnx.state(model, nnx.Param)
+    layers = optax_llr.match_layers(params, NET_RULES)
+    merged = optax_llr.match_layers(params, [(".*", "all")])
+    optimizer = nnx.Optimizer(model, halved(layers), wrt=nnx.Param)
+    grads = nnx.grad(lambda m: jnp.mean(m(INPUT) ** 2))(model)
+    optimizer.update(model, grads)
+    one = optax.chain(
+        optax.sgd(0.1, momentum=0.9), optax_llr.scale_by_layer(merged, np.ones(1))
+    )
+    successor = nnx.Optimizer(model, one, wrt=nnx.Param)
+    successor.opt_state = optax_llr.reassign_layers(optimizer.opt_state, merged)
+    successor.update(model, grads)
+    assert optax_llr.layer_multipliers(successor.opt_state, merged) == {"all": 1.0}
+
+
+def test_nnx_state_in_a_plain_jit_loop():
+    """What experiments do: split once, then plain jax.jit over the state."""
+    from flax import nnx
+
+    graph, params = nnx.split(nnx_model(), nnx.Param)
+    layers = optax_llr.match_layers(params, NET_RULES)
+
+    def train(optimizer):
+        @jax.jit
+        def step(params, state):
+            grads = jax.grad(
+                lambda p: jnp.mean((nnx.merge(graph, p)(INPUT) - 1.0) ** 2)
+            )(params)
+            updates, state = optimizer.update(grads, state, params)
+            return optax.apply_updates(params, updates), state
+
+        return step(params, optimizer.init(params))[0]
+
+    assert_first_is_frozen_and_second_halved(
+        layers, params, train(halved(layers)), train(optax.sgd(0.1, momentum=0.9))
+    )
+
+
+def test_equinox_loop():
+    import equinox as eqx
+
+    class Net(eqx.Module):
+        first: eqx.nn.Linear
+        second: eqx.nn.Linear
+
+        def __call__(self, x):
+            return self.second(jnp.tanh(self.first(x)))
+
+    keys = jax.random.split(jax.random.key(0))
+    model = Net(eqx.nn.Linear(3, 4, key=keys[0]), eqx.nn.Linear(4, 2, key=keys[1]))
+    params = eqx.filter(model, eqx.is_inexact_array)  # None where there is no array
+    layers = optax_llr.match_layers(params, NET_RULES)
+
+    def train(optimizer):
+        @eqx.filter_jit
+        def step(model, state):
+            grads = eqx.filter_grad(
+                lambda m: jnp.mean((jax.vmap(m)(INPUT) - 1.0) ** 2)
+            )(model)
+            updates, state = optimizer.update(grads, state, params)
+            return eqx.apply_updates(model, updates), state
+
+        return eqx.filter(step(model, optimizer.init(params))[0], eqx.is_array)
+
+    assert_first_is_frozen_and_second_halved(
+        layers, params, train(halved(layers)), train(optax.sgd(0.1, momentum=0.9))
+    )
+
+
+def test_haiku_params():
+    import haiku as hk
+
+    @hk.without_apply_rng
+    @hk.transform
+    def net(x):
+        return hk.Linear(2, name="second")(jnp.tanh(hk.Linear(4, name="first")(x)))
+
+    params = net.init(jax.random.key(0), INPUT)
+    layers = optax_llr.match_layers(params, NET_RULES)
+
+    def train(optimizer):
+        grads = jax.grad(lambda p: jnp.mean((net.apply(p, INPUT) - 1.0) ** 2))(params)
+        updates, _ = optimizer.update(grads, optimizer.init(params), params)
+        return optax.apply_updates(params, updates)
+
+    assert_first_is_frozen_and_second_halved(
+        layers, params, train(halved(layers)), train(optax.sgd(0.1, momentum=0.9))
+    )
+
+
+def test_paths_may_hold_integers_attributes_and_positions():
+    class Pair(NamedTuple):
+        left: jax.Array
+        right: jax.Array
+
+    params = {0: [jnp.ones(2), jnp.ones(2)], 1: Pair(jnp.ones(2), jnp.ones(2))}
+    layers = optax_llr.match_layers(
+        params, [("0/0", "a"), ("0/1", "b"), ("1/(left|right)", "c")]
+    )
+    scaling = optax_llr.scale_by_layer(layers, np.array([2.0, 3.0, 4.0]))
+    ours, _ = scaling.update(params, scaling.init(params))
+    assert [float(leaf[0]) for leaf in jax.tree.leaves(ours)] == [2.0, 3.0, 4.0, 4.0]
+
+
+def test_a_lone_array_is_a_tree_too():
+    layers = optax_llr.match_layers(jnp.ones(3), [("", "all")])
+    scaling = optax_llr.scale_by_layer(layers, np.array([0.5]))
+    ours, _ = scaling.update(jnp.ones(3), scaling.init(jnp.ones(3)))
+    np.testing.assert_array_equal(ours, 0.5)

@@ -1,0 +1,257 @@
+"""Layers and match_layers: identity, order, coverage, and what their errors say."""
+
+import copy
+import dataclasses
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import optax_llr
+from optax_llr import Layers, match_layers
+
+
+def make(**changes):
+    fields = {
+        "names": ("stem", "left", "right", "head"),
+        "level": np.array([0, 1, 1, 2]),
+        "members": {"s/w": 0, "s/b": 0, "l": 1, "r": 2, "h": 3},
+    }
+    return Layers(**(fields | changes))
+
+
+def shapes(*paths, shape=(2,)):
+    """Nested dicts with these paths."""
+    tree = {}
+    for path in paths:
+        *inner, last = path.split("/")
+        node = tree
+        for key in inner:
+            node = node.setdefault(key, {})
+        node[last] = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return tree
+
+
+# --- Layers -------------------------------------------------------------------------
+
+
+def test_layers_cannot_be_changed():
+    layers = make()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        layers.names = ()
+    with pytest.raises(ValueError, match="read-only"):
+        layers.level[0] = 5
+    with pytest.raises(TypeError):
+        layers.members["s/w"] = 3
+
+
+def test_layers_do_not_share_what_they_were_made_of():
+    level, members = np.array([0, 1, 1, 2]), {"a": 0, "b": 1, "c": 2, "d": 3}
+    layers = make(level=level, members=members)
+    level[0], members["a"] = 9, 3
+    assert layers.level[0] == 0
+    assert layers.members["a"] == 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"names": ("stem", "right", "left", "head")},
+        {"level": np.array([0, 1, 2, 3])},
+        {"members": {"s/w": 0, "s/b": 1, "l": 1, "r": 2, "h": 3}},
+        {"members": {"s/w": 0, "s/b": (0, 0), "l": 1, "r": 2, "h": 3}},
+        {"members": {"s/w": 0, "s/c": 0, "l": 1, "r": 2, "h": 3}},
+    ],
+)
+def test_equality_and_fingerprint_know_every_field(changes):
+    layers, other = make(), make(**changes)
+    assert layers != other
+    assert layers.fingerprint != other.fingerprint
+    assert len({layers, other}) == 2
+
+
+def test_equal_layers_are_one_key():
+    reordered = dict(reversed(list(make().members.items())))
+    layers, other = make(), make(members=reordered, level=[0, 1, 1, 2])
+    assert layers == other
+    assert hash(layers) == hash(other)
+    assert layers.fingerprint == other.fingerprint
+    assert layers != "stem"
+
+
+def test_fingerprint_stays_the_same_from_release_to_release():
+    """It is written into checkpoints."""
+    assert make().fingerprint == "0fe2aacf8c71b5f0"
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy])
+def test_layers_can_be_copied(duplicate):
+    assert duplicate(make()) == make()
+
+
+def test_layers_can_be_pickled():
+    layers = make(members={"s": (0, 1), "r": 2, "h": 3})
+    again = pickle.loads(pickle.dumps(layers))
+    assert again == layers
+    assert again.fingerprint == layers.fingerprint
+    assert not again.level.flags.writeable
+
+
+def test_layers_can_be_a_static_argument():
+    traces = []
+
+    def depth(layers):
+        traces.append(layers)
+        return jnp.asarray(layers.depth)
+
+    jitted = jax.jit(depth, static_argnums=0)
+    np.testing.assert_allclose(jitted(make()), [0, 0.5, 0.5, 1])
+    jitted(make())
+    assert len(traces) == 1
+
+
+def test_depth_is_the_level_from_0_to_1():
+    np.testing.assert_array_equal(make().depth, [0.0, 0.5, 0.5, 1.0])
+    assert Layers(("all",), np.zeros(1), {"w": 0}).depth.tolist() == [0.0]
+    assert len(make()) == 4
+
+
+def test_repr_names_every_layer_and_path():
+    text = repr(make(members={"stack": (0, 1), "r": 2, "h": 3, "hb": 3}))
+    for word in ["stem", "left", "right", "stack[0]", "stack[1]", "h, hb"]:
+        assert word in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"names": ("stem", "stem", "right", "head")}, r"repeat: \['stem'\]"),
+        ({"level": np.array([0, 1, 2])}, "a level ≥ 0 for each of 4 layers"),
+        ({"level": np.array([0, 1, 1, -1])}, "a level ≥ 0"),
+        ({"members": {"s": 0, "l": 1, "r": 2}}, r"without a parameter: \['head'\]"),
+        ({"members": {"s": 0, "l": 1, "r": 2, "h": (3, 4)}}, r"no layer: \[4\]"),
+        ({"members": {"s": 0, "l": 1, "r": 2, "h": 3, "x": -1}}, r"no layer: \[-1\]"),
+    ],
+)
+def test_layers_that_make_no_sense_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        make(**changes)
+
+
+# --- match_layers -------------------------------------------------------------------
+
+
+def test_first_rule_wins():
+    params = shapes("block/norm/scale", "block/dense/kernel")
+    layers = match_layers(params, [(".*norm.*", "norms"), ("block/.*", "blocks")])
+    assert layers.members == {"block/norm/scale": 0, "block/dense/kernel": 1}
+    assert layers.names == ("norms", "blocks")
+
+
+def test_pattern_must_match_the_whole_path():
+    """`conv1` must not catch `conv10`."""
+    params = shapes("conv1/kernel", "conv10/kernel")
+    with pytest.raises(ValueError, match=r"without a rule: \['conv10/kernel'\]"):
+        match_layers(params, [("conv1/kernel", "first")])
+
+
+def test_numbers_in_names_are_read_as_numbers():
+    params = shapes(*(f"block{i}/w" for i in range(12)), "stem/w")
+    layers = match_layers(params, [("stem/.*", "stem"), (r"block(\d+)/w", r"b\1")])
+    assert layers.names == ("stem", *(f"b{i}" for i in range(12)))
+    assert layers.level.tolist() == list(range(13))
+    assert layers.members["block10/w"] == 11
+
+
+@given(st.permutations(["stem/w", *(f"block{i}/w" for i in range(11)), "head/w"]))
+def test_order_does_not_depend_on_the_order_of_the_tree(paths):
+    rules = [
+        ("stem/w", "stem"),
+        (r"block(?P<n>\d+)/w", r"b\g<n>"),
+        ("head/w", "head"),
+    ]
+    flat = {path: np.ones(2) for path in paths}
+    layers = match_layers(flat, rules)
+    assert layers.names == ("stem", *(f"b{i}" for i in range(11)), "head")
+
+
+def test_rules_of_one_name_form_one_layer_at_the_place_of_the_first():
+    params = shapes("a/w", "b/w", "c/w")
+    rules = [("a/w", "ends"), ("b/w", "middle"), ("c/w", "ends")]
+    layers = match_layers(params, rules)
+    assert layers.names == ("ends", "middle")
+    assert layers.members == {"a/w": 0, "b/w": 1, "c/w": 0}
+
+
+def test_stacked_parameters_have_a_layer_for_each_slice():
+    params = {
+        "blocks": {"kernel": np.ones((3, 4, 4)), "bias": np.ones((3, 4))},
+        "head": np.ones(2),
+    }
+    layers = match_layers(params, [("blocks/.*", "block[:]"), ("head", "head")])
+    assert layers.names == ("block[0]", "block[1]", "block[2]", "head")
+    assert layers.members["blocks/bias"] == (0, 1, 2)
+    assert layers.members["head"] == 3
+    assert layers.level.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("bias", [np.ones((4, 3)), np.float32(1.0)])
+def test_stacked_parameters_need_one_height(bias):
+    params = {"kernel": np.ones((3, 4)), "bias": bias}
+    with pytest.raises(ValueError, match=r"stacked as 'b\[:\]' need one length"):
+        match_layers(params, [(".*", "b[:]")])
+
+
+def test_uncovered_parameters_and_idle_rules_are_named_together():
+    params = shapes("stem/w", "neck/w", "head/w")
+    with pytest.raises(ValueError, match="every parameter needs a rule") as error:
+        match_layers(params, [("stem/.*", "stem"), ("haed/.*", "head")])
+    message = str(error.value)
+    assert "without a rule: ['head/w', 'neck/w']" in message
+    assert "('haed/.*', 'head')" in message
+    assert "all paths: ['head/w', 'neck/w', 'stem/w']" in message
+
+
+def test_rule_hidden_by_those_before_it_is_idle():
+    params = shapes("stem/w", "head/w")
+    with pytest.raises(ValueError, match=r"rules that cover nothing .*'head'\)"):
+        match_layers(params, [(".*", "all"), ("head/w", "head")])
+
+
+def test_many_uncovered_parameters_are_cut_short():
+    params = shapes(*(f"w{i}" for i in range(40)), "stem")
+    with pytest.raises(ValueError, match=r"32 more"):
+        match_layers(params, [("stem", "stem")])
+
+
+def test_no_parameters_and_no_rules_are_no_layers():
+    assert len(match_layers({}, [])) == 0
+
+
+def test_two_parameters_of_one_path_are_refused():
+    """`{"a": {"b/c": …}}` and `{"a/b": {"c": …}}` read alike."""
+    params = {"a": {"b/c": np.ones(2)}, "a/b": {"c": np.ones(2)}}
+    with pytest.raises(ValueError, match=r"same path: \['a/b/c'\]"):
+        match_layers(params, [(".*", "all")])
+
+
+def test_attribute_called_value_belongs_to_the_path_where_it_is_no_box():
+    """A dict key `value` is a name like any other."""
+    params = {"attention": {"value": np.ones(2), "key": np.ones(2)}}
+    layers = match_layers(params, [(".*/key", "k"), (".*/value", "v")])
+    assert layers.names == ("k", "v")
+
+
+def test_values_of_the_parameters_do_not_matter():
+    rules = [("stem", "stem"), ("head", "head")]
+    arrays = {"stem": jnp.full(3, jnp.nan), "head": jnp.ones(2)}
+    abstract = jax.eval_shape(lambda: arrays)
+    assert match_layers(arrays, rules) == match_layers(abstract, rules)
+
+
+def test_layers_are_exported():
+    assert optax_llr.Layers is Layers
