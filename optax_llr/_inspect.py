@@ -16,7 +16,7 @@ def layer_multipliers(opt_state: PyTree, layers: Layers) -> dict[str, Any]:
     """The multipliers that the last step used, by layer name.
 
     Before the first step they are those of step 0. For logging; outside `jit` the
-    values are NumPy numbers (arrays where the state has been `vmap`ped).
+    values are Python floats (arrays where the state has been `vmap`ped).
 
     Args:
         opt_state: an optimizer state with the state of one `scale_by_layer` of these
@@ -36,7 +36,7 @@ def layer_multipliers(opt_state: PyTree, layers: Layers) -> dict[str, Any]:
         >>> rules = [("stem", "stem"), ("head", "head")]
         >>> layers = optax_llr.match_layers(params, rules)
         >>> state = optax_llr.scale_by_layer(layers, np.array([1.5, 0.5])).init(params)
-        >>> {k: float(v) for k, v in optax_llr.layer_multipliers(state, layers).items()}
+        >>> optax_llr.layer_multipliers(state, layers)
         {'stem': 1.5, 'head': 0.5}
     """
     states = [s for s in layer_states(opt_state) if isinstance(s, ScaleByLayerState)]
@@ -51,7 +51,10 @@ def layer_multipliers(opt_state: PyTree, layers: Layers) -> dict[str, Any]:
     values = ours[0].multipliers
     if not isinstance(values, Tracer):
         values = np.asarray(values)
-    return {name: values[..., i] for i, name in enumerate(layers.names)}
+        values = values.tolist() if values.ndim == 1 else np.moveaxis(values, -1, 0)
+    else:
+        values = jnp.moveaxis(values, -1, 0)
+    return {name: values[i] for i, name in enumerate(layers.names)}
 
 
 def layer_table(
@@ -92,7 +95,8 @@ def layer_table(
         if path not in layers.members:
             raise ValueError(f"layer_table: {path!r} is in none of the layers")
         indices = as_indices(layers.members[path])
-        sizes[list(indices)] += math.prod(jnp.shape(leaf)) // len(indices)
+        # Not +=, which counts an index that repeats only once.
+        np.add.at(sizes, list(indices), math.prod(jnp.shape(leaf)) // len(indices))
     columns = {
         "level": [str(level) for level in layers.level],
         "layer": list(layers.names),
@@ -117,8 +121,8 @@ def _multiplier_columns(
         return {}
     if not callable(multipliers):
         return {"multiplier": _cells(evaluate(layers, multipliers, 0))}
-    if steps is None or steps < 1:
-        raise ValueError(f"layer_table: a schedule needs steps ≥ 1, got {steps}")
+    if not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"layer_table: a schedule needs an int steps ≥ 1, got {steps}")
     counts = sorted({steps * quarter // 4 for quarter in range(5)})
     return {f"t={c}": _cells(evaluate(layers, multipliers, c)) for c in counts}
 

@@ -51,7 +51,9 @@ class Layers:
 
     def __post_init__(self):
         names = tuple(self.names)
-        level = np.array(self.level, dtype=np.int64)
+        level = np.array(self.level)
+        if {type(name) for name in names} - {str}:
+            raise ValueError(f"Layers: names must be strings, got {names}")
         members = {
             path: tuple(map(int, m)) if isinstance(m, tuple) else int(m)
             for path, m in sorted(self.members.items())
@@ -59,9 +61,10 @@ class Layers:
         repeated = [n for n, times in collections.Counter(names).items() if times > 1]
         if repeated:
             raise ValueError(f"Layers: names must differ; these repeat: {repeated}")
-        if level.shape != (len(names),) or (level < 0).any():
+        whole = level.dtype.kind in "iu" or not level.size
+        if level.shape != (len(names),) or not whole or (level < 0).any():
             raise ValueError(
-                f"Layers: expected a level ≥ 0 for each of {len(names)} layers, "
+                f"Layers: expected an int level ≥ 0 for each of {len(names)} layers, "
                 f"got {level.tolist()}"
             )
         used = {i for m in members.values() for i in as_indices(m)}
@@ -69,8 +72,8 @@ class Layers:
             empty = [names[i] for i in range(len(names)) if i not in used]
             outside = sorted(used - set(range(len(names))))
             raise ValueError(
-                f"Layers: layers without a parameter: {empty}; "
-                f"indices that are no layer: {outside}"
+                f"Layers: layers without a parameter: {quoted(empty)}; "
+                f"indices that are no layer: {outside[:8]}"
             )
         level.flags.writeable = False
         object.__setattr__(self, "names", names)
@@ -84,8 +87,9 @@ class Layers:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits that change with names, levels or members."""
-        return hashlib.sha256(json.dumps(self._key).encode()).hexdigest()[:16]
+        """Sixteen hexadecimal digits that change with names and members."""
+        assignment = self.names, tuple(self.members.items())
+        return hashlib.sha256(json.dumps(assignment).encode()).hexdigest()[:16]
 
     @functools.cached_property
     def _key(self) -> tuple[Any, ...]:
@@ -118,7 +122,8 @@ class Layers:
                 zip(self.names, self.level.tolist(), strict=True)
             )
         ]
-        return "\n".join([f"Layers({len(self)}: level, name, parameters", *rows, ")"])
+        head = f"Layers({len(self)}, {self.fingerprint}: level, name, parameters"
+        return "\n".join([head, *rows, ")"])
 
 
 def match_layers(params: PyTree, rules: Sequence[tuple[str, str]]) -> Layers:
@@ -150,13 +155,14 @@ def match_layers(params: PyTree, rules: Sequence[tuple[str, str]]) -> Layers:
         ('b0', 'b1', 'b2', 'b3')
     """
     shapes = {path: np.shape(leaf) for path, leaf in leaves_by_path(params).items()}
+    rules = list(rules)
     names: dict[str, str] = {}
     rank: dict[str, int] = {}
     hits: set[int] = set()
     for path in shapes:
         for i, (pattern, template) in enumerate(rules):
-            if match := re.fullmatch(pattern, path):
-                names[path] = name = match.expand(template)
+            if (name := _named_by(pattern, template, path)) is not None:
+                names[path] = name
                 rank[name] = min(i, rank.get(name, i))
                 hits.add(i)
                 break
@@ -180,6 +186,17 @@ def match_layers(params: PyTree, rules: Sequence[tuple[str, str]]) -> Layers:
     )
 
 
+def _named_by(pattern: str, template: str, path: str) -> str | None:
+    try:
+        match = re.fullmatch(pattern, path)
+        return match and match.expand(template)
+    except (re.error, IndexError) as error:
+        raise ValueError(
+            f"match_layers: the rule {(pattern, template)} is no pattern with a name "
+            f"({error})"
+        ) from error
+
+
 def _demand_cover(
     rules: Sequence[tuple[str, str]],
     hits: Iterable[int],
@@ -192,17 +209,17 @@ def _demand_cover(
         raise ValueError(
             "match_layers: every parameter needs a rule, every rule a parameter. "
             f"Parameters without a rule: {quoted(uncovered)}; rules that cover nothing "
-            f"(more than the rules before them do): {idle}; "
+            f"(more than the rules before them do): {quoted(map(str, idle))}; "
             f"all paths: {quoted(paths, limit=32)}"
         )
 
 
 def _common_length(name: str, shapes: Mapping[str, tuple[int, ...]]) -> int:
     lengths = {shape[:1] for shape in shapes.values()}
-    if len(lengths) != 1 or lengths == {()}:
+    if len(lengths) != 1 or lengths <= {(), (0,)}:
         raise ValueError(
             f"match_layers: parameters stacked as {name!r} need one length of axis 0; "
-            f"got the shapes {dict(shapes)}"
+            f"got {quoted(f'{path}: {shape}' for path, shape in shapes.items())}"
         )
     return lengths.pop()[0]
 
@@ -239,7 +256,7 @@ def leaves_by_path(tree: PyTree) -> dict[str, Any]:
 def natural_key(text: str) -> list[tuple[int, str]]:
     """Sort key that puts `block2` before `block10`."""
     parts = re.split(r"(\d+)", text)
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
 def quoted(names: Iterable[str], limit: int = 8) -> str:

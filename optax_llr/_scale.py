@@ -22,7 +22,7 @@ class ScaleByLayerState(NamedTuple):
     """State of `scale_by_layer`; nothing in it has the shape of a parameter."""
 
     count: jax.Array  # pyright: ignore  # shape=(), dtype=jnp.int32
-    multipliers: jax.Array  # shape=(L,), dtype=jnp.float32; those of the last step
+    multipliers: jax.Array  # shape=(L,), dtype=jnp.float32; what the last step used
     digits: tuple[jax.Array, ...]  # 0 … ⌈√L⌉−1, each shape=(), dtype=jnp.uint32
     fingerprint: jax.Array  # shape=(), dtype=jnp.uint32; of the Layers it belongs to
 
@@ -31,7 +31,7 @@ class LayerWeightDecayState(NamedTuple):
     """State of `layer_weight_decay`; the fields are those of `ScaleByLayerState`."""
 
     count: jax.Array  # pyright: ignore  # shape=(), dtype=jnp.int32
-    multipliers: jax.Array  # shape=(L,), dtype=jnp.float32; those of the last step
+    multipliers: jax.Array  # shape=(L,), dtype=jnp.float32; what the last step used
     digits: tuple[jax.Array, ...]  # 0 … ⌈√L⌉−1, each shape=(), dtype=jnp.uint32
     fingerprint: jax.Array  # shape=(), dtype=jnp.uint32; of the Layers it belongs to
 
@@ -104,7 +104,7 @@ def scale_by_layer(
         **extra_args: Any,
     ) -> tuple[PyTree, ScaleByLayerState]:
         del params, extra_args
-        state = _at_this_step(layers, multipliers, state)
+        state = _at_this_step(ScaleByLayerState, layers, multipliers, state)
         updates = _map_leaves(_scaled, layers, state, updates)
         return updates, state._replace(count=optax.safe_increment(state.count))
 
@@ -154,6 +154,7 @@ def layer_weight_decay(
         `arXiv:1711.05101 <https://arxiv.org/abs/1711.05101>`_
     """
     _check_constant(layers, multipliers)
+    _check_rate(rate)
 
     def init_fn(params: PyTree) -> LayerWeightDecayState:
         return LayerWeightDecayState(*_initial_fields(layers, multipliers, params))
@@ -170,7 +171,7 @@ def layer_weight_decay(
                 "layer_weight_decay needs the parameters: "
                 "call update(updates, state, params)"
             )
-        state = _at_this_step(layers, multipliers, state)
+        state = _at_this_step(LayerWeightDecayState, layers, multipliers, state)
         strengths = state._replace(multipliers=rate * state.multipliers)
         updates = _map_leaves(_decayed, layers, strengths, updates, params)
         return updates, state._replace(count=optax.safe_increment(state.count))
@@ -192,7 +193,8 @@ def reassign_layers(opt_state: PyTree, layers: Layers) -> PyTree:
         The optimizer state, fit for transformations made with `layers`.
 
     Raises:
-        ValueError: if there is no state of this library in `opt_state`.
+        ValueError: if there is no state of this library in `opt_state`, or several
+            that belong to different `Layers`.
 
     Example:
         >>> import jax.numpy as jnp, numpy as np, optax_llr
@@ -222,10 +224,17 @@ def reassign_layers(opt_state: PyTree, layers: Layers) -> PyTree:
             ),
         )
 
-    if not layer_states(opt_state):
+    states = layer_states(opt_state)
+    if not states:
         raise ValueError(
             "reassign_layers: expected an optimizer state that holds a state of "
             f"scale_by_layer or layer_weight_decay, got {type(opt_state).__name__}"
+        )
+    if len({bytes(np.asarray(state.fingerprint)) for state in states}) > 1:
+        raise ValueError(
+            f"reassign_layers: the {len(states)} states in this optimizer state belong "
+            "to different Layers; hand over one after the other, as parts of it "
+            "(`opt_state[1]`, say)"
         )
     return jax.tree.map(reassign, opt_state, is_leaf=_is_layer_state)
 
@@ -253,12 +262,12 @@ def belongs(state: LayerState, layers: Layers) -> bool:
 def evaluate(layers: Layers, multipliers: Multipliers, count: ArrayLike) -> jax.Array:
     """The multipliers (L,) at a step, in float32 or wider."""
     values = jnp.asarray(multipliers(count) if callable(multipliers) else multipliers)
-    if values.shape != (len(layers),):
+    if values.shape != (len(layers),) or jnp.iscomplexobj(values):
         raise ValueError(
-            f"expected multipliers of shape ({len(layers)},), one for each of the "
-            f"layers {quoted(layers.names)}; got shape {values.shape}"
+            f"expected real multipliers of shape ({len(layers)},), one for each of the "
+            f"layers {quoted(layers.names)}; got {values.dtype} of shape {values.shape}"
         )
-    return values.astype(jnp.promote_types(values.dtype, jnp.float32))
+    return values.astype(_wide(values))
 
 
 def _is_layer_state(node: Any) -> bool:
@@ -267,7 +276,21 @@ def _is_layer_state(node: Any) -> bool:
 
 def _check_constant(layers: Layers, multipliers: Multipliers) -> None:
     if not callable(multipliers):
-        evaluate(layers, multipliers, 0)
+        values = evaluate(layers, multipliers, 0)
+        if not isinstance(values, Tracer) and not np.isfinite(np.asarray(values)).all():
+            raise ValueError(f"expected finite multipliers, got {multipliers!r}")
+
+
+def _check_rate(rate: Any) -> None:
+    if isinstance(rate, Tracer):
+        return
+    number = np.asarray(rate)
+    real = number.dtype.kind in "iuf" and number.ndim == 0
+    if not (real and np.isfinite(number)):
+        raise ValueError(
+            f"layer_weight_decay: expected a finite number as rate, got {rate!r}. What "
+            "depends on layer or time goes into the multipliers"
+        )
 
 
 def _initial_fields(
@@ -286,9 +309,14 @@ def _initial_fields(
 
 
 def _at_this_step(
-    layers: Layers, multipliers: Multipliers, state: AnyLayerState
+    kind: type[AnyLayerState], layers: Layers, multipliers: Multipliers, state: Any
 ) -> AnyLayerState:
     """The state with the multipliers of its count, after a look at whose it is."""
+    if not isinstance(state, kind):
+        raise ValueError(
+            f"expected a {kind.__name__}, as `init` returns it, got a "
+            f"{type(state).__name__}; a restored checkpoint needs that state as target"
+        )
     if not belongs(state, layers):
         raise ValueError(
             f"this {type(state).__name__} belongs to other Layers than those of the "
@@ -327,6 +355,15 @@ def _check_leaf(layers: Layers, path: str, leaf: Any) -> None:
         )
 
 
+def _check_dtype(path: str, leaf: Any) -> None:
+    dtype = jnp.asarray(leaf).dtype if isinstance(leaf, float) else leaf.dtype
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        raise ValueError(
+            f"expected updates of a floating or complex dtype, got {dtype} for "
+            f"{path!r}; keep that parameter from the optimizer (`optax.masked`)"
+        )
+
+
 def _map_leaves(
     function: Callable[..., jax.Array],
     layers: Layers,
@@ -343,14 +380,15 @@ def _map_leaves(
     square = jnp.pad(state.multipliers, (0, side**2 - len(layers)))
     square = square.reshape(side, side)
     leaves = leaves_by_path(updates)
-    treedef = jax.tree.structure(updates)
-    operands = zip(
-        leaves.values(), *(treedef.flatten_up_to(r) for r in rest), strict=True
-    )
+    others = [
+        leaves_by_path(tree) for tree in rest
+    ]  # may know leaves that are None here
     mapped: dict[str, jax.Array] = {}
     together: dict[int, list[tuple[str, tuple[jax.Array, ...]]]] = {}
-    for (path, leaf), operand in zip(leaves.items(), operands, strict=True):
+    for path, leaf in leaves.items():
+        operand = (leaf, *(other[path] for other in others))
         _check_leaf(layers, path, leaf)
+        _check_dtype(path, leaf)
         member = layers.members[path]
         if isinstance(member, int):
             together.setdefault(member, []).append((path, operand))
@@ -361,6 +399,7 @@ def _map_leaves(
         row, column = state.digits[layer // side], state.digits[layer % side]
         results = _map_layer(function, square, row, column, [o for _, o in members])
         mapped |= zip([path for path, _ in members], results, strict=True)
+    treedef = jax.tree.structure(updates)
     return treedef.unflatten([mapped[path] for path in leaves])
 
 
@@ -380,6 +419,7 @@ def _along_axis_0(values: jax.Array, leaf: jax.Array) -> jax.Array:
     return values.reshape((-1,) + (1,) * (jnp.ndim(leaf) - 1))
 
 
+@jax.custom_jvp
 def _scaled(multiplier: jax.Array, update: jax.Array) -> jax.Array:
     product = _product(multiplier, update).astype(update.dtype)
     # Multiplying by 1 is not enough: the CPU flushes subnormal numbers to 0.
@@ -387,19 +427,38 @@ def _scaled(multiplier: jax.Array, update: jax.Array) -> jax.Array:
     return jnp.where(multiplier == 0, jnp.zeros_like(update), scaled)
 
 
+@_scaled.defjvp
+def _scaled_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    """The derivative of a product; that of the selection is 0 by m at 0 and at 1."""
+    (multiplier, update), (multiplier_dot, update_dot) = primals, tangents
+    by_multiplier = _product(multiplier_dot, update).astype(update.dtype)
+    return _scaled(*primals), by_multiplier + _scaled(multiplier, update_dot)
+
+
+@jax.custom_jvp
 def _decayed(strength: jax.Array, update: jax.Array, parameter: jax.Array) -> jax.Array:
     decay = _product(strength, parameter).astype(update.dtype)
     return jnp.where(strength == 0, update, update + decay)
+
+
+@_decayed.defjvp
+def _decayed_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    strength, update, parameter = primals
+    strength_dot, update_dot, parameter_dot = tangents
+    by_strength = _product(strength_dot, parameter).astype(update.dtype)
+    return _decayed(*primals), by_strength + _decayed(
+        strength, update_dot, parameter_dot
+    )
 
 
 def _product(number: jax.Array, array: jax.Array) -> jax.Array:
     """`number * array` in float32 or wider; the parts of complex numbers apart."""
     if jnp.iscomplexobj(array):
         # number + 0j would turn an infinite part into NaN in the other.
-        return lax.complex(number * array.real, number * array.imag)
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise ValueError(
-            f"expected updates of a floating or complex dtype, got {array.dtype}; "
-            "keep other parameters from the optimizer (`optax.masked`)"
-        )
-    return number * array.astype(jnp.promote_types(array.dtype, number.dtype))
+        return lax.complex(_product(number, array.real), _product(number, array.imag))
+    wide = max(_wide(number), _wide(array), key=lambda dtype: dtype.itemsize)
+    return number.astype(wide) * array.astype(wide)
+
+
+def _wide(array: jax.Array) -> np.dtype:
+    return np.dtype(np.float64 if array.dtype == np.float64 else np.float32)

@@ -2,15 +2,16 @@
 
 Where no time is involved a function returns an array, else an ordinary Optax schedule
 that works under `jit`, `vmap` and `scan`. Numbers may be traced (to `vmap` over them,
-say); what is traced cannot be checked and is not. Every case that is exact by
-definition (0, 1, the value at the end) is selected by comparing steps, because what a
-compiler makes of `x / x` or of `1 - x + x` differs between backends.
+say); the values of what is traced cannot be checked and are not. Every case that is
+exact by definition (0, 1, the value at the end) is selected by comparing steps, because
+what a compiler makes of `x / x` or of `1 - x + x` differs between backends.
 """
 # Optax has no stubs, and the annotations of `jnp.asarray` are in part unknown:
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
 
+import reprlib
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +70,7 @@ def interpolate(
     References:
         Smith, Cyclical Layer Learning Rates (a research question), fast.ai forums
     """
+    _check_arguments("interpolate", layers)
     _check_multiplier("interpolate: first", first)
     _check_multiplier("interpolate: last", last)
     if not callable(first) and not callable(last):
@@ -98,8 +100,9 @@ def per_layer(
         An array (L,) if all are numbers, else a schedule `count -> (L,)`.
 
     Raises:
-        ValueError: if a layer is missing, a name is no layer's, or a multiplier is
-            neither a finite number nor a schedule of numbers.
+        ValueError: if multipliers is no mapping from names, a layer is missing, a name
+            is no layer's, or a multiplier is neither a finite number nor a schedule of
+            numbers.
 
     Example:
         >>> import jax.numpy as jnp, numpy as np, optax, optax_llr
@@ -119,26 +122,31 @@ def per_layer(
     References:
         Smith, Cyclical Layer Learning Rates (a research question), fast.ai forums
     """
+    _check_arguments("per_layer", layers)
+    _check_named("per_layer: multipliers", multipliers)
     missing = [name for name in layers.names if name not in multipliers]
     unknown = [name for name in multipliers if name not in layers.names]
     if missing or unknown:
         hints = "".join(close_to(name, missing or layers.names) for name in unknown)
+        hints = hints.replace("?;", ";")  # several hints are one question
         raise ValueError(
             "per_layer: expected a multiplier for every layer and for nothing else. "
             f"Layers without one: {quoted(missing)}; names that are no layer's: "
-            f"{quoted(unknown)}{hints}. The layers are {quoted(layers.names)}"
+            f"{quoted(unknown)}. The layers are {quoted(layers.names)}{hints}"
         )
-    owners = {name: f"per_layer: {name!r}" for name in layers.names}
-    for name, owner in owners.items():
-        _check_multiplier(owner, multipliers[name])
     values: list[Any] = [multipliers[name] for name in layers.names]
+    owners = [f"per_layer: {name!r}" for name in layers.names]
+    for owner, value in zip(owners, values, strict=True):
+        _check_multiplier(owner, value)
     if not any(callable(value) for value in values):
         return _numpy_for(*values).asarray(values, float)
+    # What many layers share is evaluated once: compiling it for each takes long.
+    shared = {id(v): (o, v) for o, v in zip(owners, values, strict=True)}
+    row = {key: i for i, key in enumerate(shared)}
+    rows = np.array([row[id(value)] for value in values])
 
     def schedule(count: ArrayLike) -> jax.Array:
-        return jnp.asarray(
-            [_one_number(o, multipliers[name], count) for name, o in owners.items()]
-        )
+        return jnp.stack([_one_number(o, v, count) for o, v in shared.values()])[rows]
 
     return schedule
 
@@ -159,7 +167,8 @@ def layer_decay(layers: Layers, rate: Number) -> np.ndarray | jax.Array:
         Array (L,); exactly 1 on the last level.
 
     Raises:
-        ValueError: if the rate is not a finite number above 0.
+        ValueError: if the rate is not a finite number above 0, or a power of it is too
+            large.
 
     Example:
         >>> import jax.numpy as jnp, optax_llr
@@ -173,11 +182,16 @@ def layer_decay(layers: Layers, rate: Number) -> np.ndarray | jax.Array:
         `arXiv:1801.06146 <https://arxiv.org/abs/1801.06146>`_ (the formula as other
         texts report it)
     """
+    _check_arguments("layer_decay", layers, rate=rate)
+    _require(rate > 0, f"layer_decay: expected a rate above 0, got {rate!r}")
+    with np.errstate(over="ignore"):
+        multipliers = rate ** _levels_below_last(layers).astype(float)
     _require(
-        (rate > 0) & (rate < np.inf),
-        f"layer_decay: expected a finite rate above 0, got {rate!r}",
+        _finite(multipliers).all(),
+        f"layer_decay: expected finite multipliers; the rate {rate!r} gives "
+        f"{multipliers}",
     )
-    return rate ** _levels_below_last(layers).astype(float)
+    return multipliers
 
 
 def rotation_alpha(layers: Layers, alpha: Number) -> np.ndarray | jax.Array:
@@ -201,7 +215,7 @@ def rotation_alpha(layers: Layers, alpha: Number) -> np.ndarray | jax.Array:
         Array (L,); exactly 1 on the last level for α > 0, on the first for α ≤ 0.
 
     Raises:
-        ValueError: if alpha is outside (−1, 1).
+        ValueError: if alpha is no number or outside (−1, 1).
 
     Example:
         >>> import jax.numpy as jnp, optax_llr
@@ -215,6 +229,7 @@ def rotation_alpha(layers: Layers, alpha: Number) -> np.ndarray | jax.Array:
         impact on generalization,
         `arXiv:1806.01603 <https://arxiv.org/abs/1806.01603>`_
     """
+    _check_arguments("rotation_alpha", layers, alpha=alpha)
     _require(
         (alpha > -1) & (alpha < 1),
         f"rotation_alpha: expected alpha between -1 and 1, both excluded, got {alpha}",
@@ -261,7 +276,7 @@ def cascade(
 
     Raises:
         ValueError: if total_steps is not above 0, a peak (rounded) is not a step of
-            0 … T − 1, or start or final is negative or not finite.
+            0 … T − 1, start or final is negative, or any is not a finite number.
 
     Example:
         Five groups and fifty epochs of one step, with peaks at 10, 15, 20, …:
@@ -282,15 +297,20 @@ def cascade(
         hyper-parameters: Part 1,
         `arXiv:1803.09820 <https://arxiv.org/abs/1803.09820>`_
     """
+    _check_arguments(
+        "cascade",
+        layers,
+        first_peak=first_peak,
+        last_peak=last_peak,
+        total_steps=total_steps,
+        start=start,
+        final=final,
+    )
     _require(
-        (total_steps > 0) & (total_steps < np.inf),
-        f"cascade: expected total_steps above 0, got {total_steps}",
+        total_steps > 0, f"cascade: expected total_steps above 0, got {total_steps}"
     )
     for name, value in (("start", start), ("final", final)):
-        _require(
-            (value >= 0) & (value < np.inf),
-            f"cascade: expected a finite {name} of 0 or above, got {value}",
-        )
+        _require(value >= 0, f"cascade: expected a {name} of 0 or above, got {value}")
     line = _on_line(first_peak, last_peak, layers.depth)
     peaks = _numpy_for(line).round(line)
     _require(
@@ -339,7 +359,8 @@ def gradual_unfreeze(
         A schedule `count -> (L,)`.
 
     Raises:
-        ValueError: if steps_per_stage is not above 0 or ramp_steps is negative.
+        ValueError: if steps_per_stage is not above 0, ramp_steps is negative, either is
+            not a finite number, or top_first is no bool.
 
     Example:
         >>> import jax.numpy as jnp, optax_llr
@@ -357,12 +378,19 @@ def gradual_unfreeze(
         Howard & Ruder, Universal Language Model Fine-tuning for Text Classification,
         `arXiv:1801.06146 <https://arxiv.org/abs/1801.06146>`_
     """
+    _check_arguments(
+        "gradual_unfreeze",
+        layers,
+        steps_per_stage=steps_per_stage,
+        ramp_steps=ramp_steps,
+    )
+    _check_bool("gradual_unfreeze: top_first", top_first)
     _require(
-        (steps_per_stage > 0) & (steps_per_stage < np.inf),
+        steps_per_stage > 0,
         f"gradual_unfreeze: expected steps_per_stage above 0, got {steps_per_stage}",
     )
     _require(
-        (ramp_steps >= 0) & (ramp_steps < np.inf),
+        ramp_steps >= 0,
         f"gradual_unfreeze: expected ramp_steps of 0 or above, got {ramp_steps}",
     )
     stage = _levels_below_last(layers) if top_first else layers.level
@@ -409,7 +437,8 @@ def freezeout(
         A schedule `count -> (L,)`.
 
     Raises:
-        ValueError: if total_steps or power is not above 0, or t0 not in (0, 1].
+        ValueError: if total_steps or power is not above 0, t0 is not in (0, 1] or its
+            power too small, any is not a finite number, or scaled is no bool.
 
     Example:
         >>> import jax.numpy as jnp, numpy as np, optax_llr
@@ -426,16 +455,20 @@ def freezeout(
         Brock et al., FreezeOut: Accelerate Training by Progressively Freezing Layers,
         `arXiv:1706.04983 <https://arxiv.org/abs/1706.04983>`_
     """
+    _check_arguments("freezeout", layers, total_steps=total_steps, t0=t0, power=power)
+    _check_bool("freezeout: scaled", scaled)
     _require(
-        (total_steps > 0) & (total_steps < np.inf),
-        f"freezeout: expected total_steps above 0, got {total_steps}",
+        total_steps > 0, f"freezeout: expected total_steps above 0, got {total_steps}"
     )
     _require((t0 > 0) & (t0 <= 1), f"freezeout: expected t0 in (0, 1], got {t0}")
-    _require(
-        (power > 0) & (power < np.inf),
-        f"freezeout: expected a power above 0, got {power}",
-    )
+    _require(power > 0, f"freezeout: expected a power above 0, got {power}")
     part = (1 - (1 - t0) * _depth_below_last(layers)) ** power
+    with np.errstate(divide="ignore", over="ignore"):
+        _require(
+            _finite(1 / part).all(),
+            f"freezeout: expected a larger t0 or a smaller power: {t0} to the power "
+            f"{power} is too small to divide by",
+        )
     end = total_steps * part
     # A step that should equal the end must not miss it by a rounding error.
     frozen_from = _numpy_for(end).ceil(end * (1 - 1e-9))
@@ -463,7 +496,8 @@ def table(values: ArrayLike) -> optax.Schedule:
         A schedule `count -> (L,)`.
 
     Raises:
-        ValueError: if values is not of two dimensions, has no row, or is not finite.
+        ValueError: if values is not of two dimensions, has no row or no column, or is
+            not of finite real numbers.
 
     Example:
         >>> import optax_llr
@@ -475,19 +509,19 @@ def table(values: ArrayLike) -> optax.Schedule:
         [1. 1.]
         [1. 1.]
     """
-    if np.ndim(values) != 2 or np.shape(values)[0] < 1:
+    numbers = values if isinstance(values, Tracer) else np.asarray(values)
+    if numbers.ndim != 2 or 0 in numbers.shape or not _is_real(numbers):
         raise ValueError(
-            "table: expected an array (T, L) with a row for each of T ≥ 1 steps, got "
-            f"shape {np.shape(values)}"
+            "table: expected an array (T, L) of real numbers, with T ≥ 1 steps and "
+            f"L ≥ 1 layers, got shape {numbers.shape} and dtype {numbers.dtype}"
         )
-    if not isinstance(values, Tracer):
-        finite = np.isfinite(np.asarray(values, float)).all(axis=1)
-        _require(
-            finite.all(),
-            "table: expected finite multipliers; the first row with another one is "
-            f"row {finite.argmin()}",
-        )
-    rows = jnp.asarray(values, float)
+    finite = _finite(numbers).all(axis=1)
+    _require(
+        finite.all(),
+        f"table: expected finite multipliers ({_float().name}); the first row with "
+        f"another one is row {finite.argmin()}",
+    )
+    rows = jnp.asarray(numbers, float)
 
     def schedule(count: ArrayLike) -> jax.Array:
         return rows[jnp.clip(jnp.asarray(count, int), 0, len(rows) - 1)]
@@ -529,15 +563,65 @@ def _one_number(
 
 
 def _check_multiplier(owner: str, value: object) -> None:
-    if callable(value) or isinstance(value, Tracer):
-        return
-    number = np.asarray(value)
-    real = any(jnp.issubdtype(number.dtype, k) for k in (jnp.integer, jnp.floating))
-    if number.ndim or not real or not np.isfinite(number):
+    if not callable(value) and not _is_number(value):
         raise ValueError(
-            f"{owner}: expected a finite number or a schedule (count -> number), got "
-            f"{value!r}"
+            f"{owner}: expected a finite number ({_float().name}) or a schedule "
+            f"(count -> number), got {value!r}"
         )
+
+
+def _check_arguments(function: str, layers: object, **numbers: object) -> None:
+    """Demands `Layers` and, by the names of the arguments, finite real numbers."""
+    if not isinstance(layers, Layers):
+        raise ValueError(
+            f"{function}: layers: expected Layers, as trace_layers and match_layers "
+            f"make them, got {layers!r}"
+        )
+    for name, value in numbers.items():
+        if not _is_number(value):
+            raise ValueError(
+                f"{function}: {name}: expected a finite real number "
+                f"({_float().name}), got {value!r}"
+            )
+
+
+def _check_named(owner: str, value: object) -> None:
+    if not isinstance(value, Mapping) or not all(
+        isinstance(name, str) for name in cast(Mapping[object, object], value)
+    ):
+        raise ValueError(
+            f"{owner}: expected a mapping from layer names to numbers or schedules, "
+            f"got {reprlib.repr(cast(object, value))}"
+        )
+
+
+def _check_bool(owner: str, value: object) -> None:
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{owner}: expected True or False, got {value!r}")
+
+
+def _is_number(value: object) -> bool:
+    if not isinstance(value, int | float | np.generic | np.ndarray | jax.Array):
+        return False
+    number: Any = value if isinstance(value, Tracer) else np.asarray(value)
+    return number.ndim == 0 and _is_real(number) and bool(_finite(number))
+
+
+def _is_real(array: Any) -> bool:
+    """Whether the type is one of real numbers, which bools are not."""
+    return any(jnp.issubdtype(array.dtype, k) for k in (jnp.integer, jnp.floating))
+
+
+def _finite(values: Any) -> np.ndarray:
+    """Where values are finite once they are JAX floats; what is traced passes."""
+    if isinstance(values, Tracer):
+        return np.ones(values.shape, bool)
+    return abs(np.asarray(values)) <= jnp.finfo(_float()).max
+
+
+def _float() -> np.dtype[Any]:
+    """JAX's own float type, of which all multipliers are."""
+    return jnp.result_type(float)
 
 
 def _require(holds: Any, message: str) -> None:

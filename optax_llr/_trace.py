@@ -14,31 +14,36 @@ import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
-from ._layers import Layers, PyTree, leaves_by_path, natural_key, quoted
+from ._layers import (
+    Layers,
+    Member,
+    PyTree,
+    as_indices,
+    leaves_by_path,
+    natural_key,
+    quoted,
+)
 
 # Primitives that call a jaxpr with their own operands, and where they keep it.
 _CALLS = {
     "jit": "jaxpr",
-    "pjit": "jaxpr",
     "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "checkpoint": "jaxpr",
     "remat2": "jaxpr",
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
-    "custom_vjp_call_jaxpr": "fun_jaxpr",
+    "composite": "jaxpr",
     "shard_map": "jaxpr",
 }
-# Primitives whose jaxpr only says how to combine two scalars.
+# Primitives whose jaxprs say how operands are combined, and bring in no others.
 _COMBINERS = {
-    *("reduce", "reduce_window", "select_and_scatter"),
-    *("scatter", "scatter-add", "scatter_add", "scatter-sub", "scatter_sub"),
-    *("scatter-mul", "scatter_mul", "scatter_min", "scatter_max"),
+    *("reduce", "reduce_window", "select_and_scatter", "custom_linear_solve"),
+    *("scatter", "scatter-add", "scatter-sub", "scatter-mul"),
+    *("scatter-min", "scatter-max"),
 }
 # Operands stand side by side here: what they add to each other is parallel.
 _ADDITIVE = {
     *("add", "add_any", "sub", "max", "min", "select_n", "concatenate", "pad"),
-    *("dynamic_update_slice", "scatter", "scatter-add", "scatter_add"),
+    *("dynamic_update_slice", "scatter", "scatter-add"),
 }
 _ELEMENTWISE = _ADDITIVE | {
     *("mul", "div", "pow", "rem", "atan2", "clamp", "eq", "ne", "lt", "le", "gt", "ge"),
@@ -46,10 +51,14 @@ _ELEMENTWISE = _ADDITIVE | {
 _CONTRACTIONS = {"dot_general", "conv_general_dilated", "ragged_dot_general"}
 # Equations through which slice i of axis 0 stays slice i.
 _KEEP_ROWS = {
-    *("add", "sub", "mul", "div", "max", "min", "neg", "pow", "integer_pow", "square"),
-    *("sqrt", "rsqrt", "exp", "log", "tanh", "logistic", "convert_element_type"),
-    *("copy", "copy_p", "reduce_precision", "sharding_constraint", "name", "select_n"),
+    *("add", "sub", "mul", "div", "max", "min", "neg", "abs", "sign", "pow", "square"),
+    *("integer_pow", "sqrt", "rsqrt", "cbrt", "exp", "exp2", "expm1", "log", "log1p"),
+    *("sin", "cos", "tanh", "logistic", "erf", "floor", "ceil", "round", "clamp"),
+    *("eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not", "select_n", "copy"),
+    *("convert_element_type", "reduce_precision", "stop_gradient", "name"),
+    *("sharding_constraint",),
 }
+_REDUCTIONS = {"reduce_sum", "reduce_max", "reduce_min", "reduce_prod"}
 
 Part: TypeAlias = tuple[str, int | None]  # a parameter's path, and which slice of it
 Unit: TypeAlias = tuple[str, int | None]  # a module or group, and which slice of it
@@ -111,7 +120,8 @@ def trace_layers(
             keys and batch statistics; everything else (flags, sizes) is static.
             State that only serves to rescale weights is closed over instead.
         group: from a parameter's path to the name of its layer. Given, it decides
-            alone: norms join no other layer. One layer a module, norms too, is
+            alone: norms join no other layer; only the slices of a scanned parameter
+            stay apart. One layer a module, norms too, is
             `group=lambda path: path.rpartition("/")[0]`.
         **kwargs: more inputs, by name.
 
@@ -121,7 +131,8 @@ def trace_layers(
     Raises:
         ValueError: naming the parameters, if some are never used, are scanned along
             another axis than 0, or enter a primitive that holds a jaxpr unknown here;
-            if there is no input. `match_layers` serves such models.
+            if there is no input, or `group` gives no name. `match_layers` serves
+            models that cannot be traced.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax_llr
@@ -132,7 +143,6 @@ def trace_layers(
         ('b', 'a')
     """
     leaves, treedef = jax.tree.flatten(params)
-    leaves = [np.asarray(v) if isinstance(v, float | complex) else v for v in leaves]
     inputs, input_treedef = jax.tree.flatten((args, kwargs))
     paths = list(leaves_by_path(params))
     of_params = [i for i, leaf in enumerate(leaves) if _is_array(leaf)]
@@ -163,6 +173,7 @@ def trace_layers(
     ]
     outputs = walk.closed(closed, values + [_INPUT] * len(of_inputs))
     walk.finish(outputs)
+    walk.demand_all_used()
     return walk.to_layers()
 
 
@@ -173,7 +184,9 @@ class _Walk:
         self, shapes: Mapping[str, tuple[int, ...]], group: Callable[[str], str] | None
     ):
         self._shapes = shapes
-        self._owner = {path: (group or _owning_module)(path) for path in shapes}
+        self._owner = (
+            _owning_modules(shapes) if group is None else _named(group, shapes)
+        )
         self._owned = collections.defaultdict[str, list[str]](list)
         for path, owner in self._owner.items():
             self._owned[owner].append(path)
@@ -193,8 +206,12 @@ class _Walk:
         proper = [u for u in units if u not in joining]
         for unit in proper:
             matrix = any(not self._is_vector(p) for p in parts if self._unit(p) == unit)
-            rescaled = matrix and primitive in ("mul", "div")
-            if rescaled and self._placed.get(unit) == x.layer:
+            known = any(self._found[p] for p, _ in parts if self._owner[p] == unit[0])
+            if (
+                primitive in ("mul", "div")
+                and (matrix and known and not weights.applied)
+                and self._placed.get(unit) == x.layer
+            ):
                 raise ValueError(
                     f"trace_layers: {_paths([weights])} are rescaled by what an input "
                     "makes of them (as spectral norm does by its state). Close over "
@@ -225,27 +242,43 @@ class _Walk:
                 self.meet(dataclasses.replace(value, applied=True), last, "output")
 
     def to_layers(self) -> Layers:
-        order = sorted(range(len(self._names)), key=lambda i: (self._levels[i], i))
+        members = {path: self._layers_of(path) for path in self._shapes}
+        used = {i for at in members.values() for i in as_indices(at)}
+        order = sorted(used, key=lambda i: (self._levels[i], i))
         rank = {old: new for new, old in enumerate(order)}
-        unused: list[str] = []
-        members: dict[str, int | tuple[int, ...]] = {}
-        for path, shape in self._shapes.items():
-            found = self._found[path]
-            rows = [None] if None in found or not found else range(shape[0])
-            unused += [_part_name(path, row) for row in rows if row not in found]
-            at = [rank[found[row]] for row in rows if row in found]
-            members[path] = at[0] if len(set(at)) == 1 and None in rows else tuple(at)
+        return Layers(
+            names=tuple(self._names[i] for i in order),
+            level=np.array([self._levels[i] for i in order]),
+            members={
+                path: rank[at] if isinstance(at, int) else tuple(rank[i] for i in at)
+                for path, at in members.items()
+            },
+        )
+
+    def demand_all_used(self) -> None:
+        unused = [
+            _part_name(path, row)
+            for path, found in ((path, self._found[path]) for path in self._shapes)
+            for row in self._rows(path)
+            if row not in found and None not in found
+        ]
         if unused:
             raise ValueError(
                 "trace_layers: the computation on the input never uses "
                 f"{quoted(unused)}. Leave them out of the parameters, or make the "
                 "layers with `match_layers`"
             )
-        return Layers(
-            names=tuple(self._names[i] for i in order),
-            level=np.array([self._levels[i] for i in order]),
-            members=members,
-        )
+
+    def _layers_of(self, path: str) -> Member:
+        found = self._found[path]
+        at = [found[row] if row in found else found[None] for row in self._rows(path)]
+        return at[0] if self._rows(path) == [None] else tuple(at)
+
+    def _rows(self, path: str) -> list[int | None]:
+        """The slices of a parameter that some scan has taken; a whole has row None."""
+        if any(row is not None for row in self._found[path]):
+            return list(range(self._shapes[path][0]))
+        return [None]
 
     def _unit(self, part: Part) -> Unit:
         path, row = part
@@ -347,14 +380,13 @@ class _Walk:
         length, num_carry = eqn.params["length"], eqn.params["num_carry"]
         consts, carry = args[:split], args[split : split + num_carry]
         xs = args[split + num_carry :]
-        over_time = any(isinstance(x, Activation) for x in xs) and not any(
-            isinstance(c, Activation) for c in carry
-        )
         stacked = [x for x in xs if isinstance(x, Weights) and x.parts]
-        if over_time or not stacked:
+        if not stacked or self._runs_over_time(xs, carry):
             xs = [_whole(x) for x in xs]
             carry, ys = self._loop(body, consts, carry, xs)
             return carry + [_whole(y) for y in ys]
+        # A backward pass slices once more, transposed, what has its layers already.
+        stacked = [x for x in stacked if x.rows is not None or not self._knows(x)]
         mixed = [x for x in stacked if x.rows is None or len(x.rows) != length]
         if mixed:
             raise ValueError(
@@ -368,6 +400,22 @@ class _Walk:
             carry = outputs[:num_carry]
             all_ys.append(outputs[num_carry:])
         return carry + [self._join(*ys) for ys in zip(*all_ys, strict=True)]
+
+    def _runs_over_time(self, xs: Sequence[Value], carry: Sequence[Value]) -> bool:
+        """Whether a scan that slices parameters is no stack of layers.
+
+        Both slice activations too (a stack its skip connections, say). Over time the
+        parameters are vectors for each step, or what is carried starts from nothing.
+        """
+        if not any(isinstance(x, Activation) for x in xs):
+            return False
+        parts = [part for x in xs if isinstance(x, Weights) for part in x.parts]
+        return all(self._is_vector((path, 0)) for path, _ in parts) or all(
+            isinstance(c, Weights) and not c.parts for c in carry
+        )
+
+    def _knows(self, weights: Weights) -> bool:
+        return all(self._found[path] for path, _ in weights.parts)
 
     def _while(self, eqn: JaxprEqn, args: list[Value]) -> Sequence[Value]:
         of_cond, of_body = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
@@ -420,8 +468,27 @@ def _latest(values: Iterable[Value]) -> Activation | None:
     return max(activations, key=lambda x: (x.level, x.layer), default=None)
 
 
-def _owning_module(path: str) -> str:
-    return path.rpartition("/")[0] or path
+def _owning_modules(paths: Iterable[str]) -> dict[str, str]:
+    """The module of each parameter; what lies in a list, or alone, is its own."""
+
+    def owner(path: str) -> str:
+        module, _, name = path.rpartition("/")
+        return path if not module or name.isdecimal() else module
+
+    owners = {path: owner(path) for path in paths}
+    alone = len(set(owners.values())) == 1
+    return {path: path for path in owners} if alone else owners
+
+
+def _named(group: Callable[[str], Any], paths: Iterable[str]) -> dict[str, str]:
+    names = {path: group(path) for path in paths}
+    for path, name in names.items():
+        if not isinstance(name, str):
+            raise ValueError(
+                f"trace_layers: group must return the name of a layer, a str; got "
+                f"{name!r} for {path!r}"
+            )
+    return names
 
 
 def _is_array(leaf: Any) -> bool:
@@ -482,9 +549,8 @@ def _fitting(value: Value, shape: tuple[int, ...]) -> Value:
 
 
 def _slice(value: Value, i: int) -> Value:
-    if isinstance(value, Activation) or not value.parts:
+    if isinstance(value, Activation) or value.rows is None:
         return value
-    assert value.rows is not None
     row = value.rows[i]
     if np.ndim(row):
         return dataclasses.replace(value, rows=row)
@@ -508,7 +574,13 @@ def _rows_after(eqn: JaxprEqn, args: Sequence[Value]) -> np.ndarray | None:
     leading = tuple(range(rows.ndim))
     if name in _KEEP_ROWS:
         return rows if shape[: rows.ndim] == rows.shape else None
+    if name in _REDUCTIONS:
+        return rows if min(params["axes"], default=rows.ndim) >= rows.ndim else None
     match name:
+        case "dot_general":
+            _, (left, right) = params["dimension_numbers"]
+            batched = tuple(left)[: rows.ndim] == tuple(right)[: rows.ndim] == leading
+            return rows if batched else None
         case "reshape":
             return _reshaped_rows(rows, shape)
         case "transpose":

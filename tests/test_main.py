@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from experiments import __main__ as command
-from experiments import config, data, records, study
+from experiments import cifar10, config, data, records, report, study, train
 from experiments.policies import POLICIES
 
 ROOT = Path(__file__).parent.parent
@@ -84,15 +84,42 @@ def test_an_unknown_command_is_refused_with_the_known_ones(capsys):
 
 def test_missing_data_is_refused_with_what_data_says(capsys, monkeypatch):
     def load(source, **_):
-        raise data.DataError("one\ntwo\nthree")
+        raise cifar10.DataError("one\ntwo\nthree")
 
     monkeypatch.setattr(data, "load", load)
     assert command.main(["study"]) == 2
     assert capsys.readouterr().err == "one\ntwo\nthree\n"
 
 
+def test_data_that_the_trainer_refuses_are_refused(capsys, studied, monkeypatch):
+    def run(*_):
+        raise cifar10.DataError("expected 50000 training images")
+
+    monkeypatch.setattr(study, "run", run)
+    assert "50000" in refused(capsys, "study")
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_compiling(
+    capsys, monkeypatch, tmp_path
+):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(train, "Trainer", None)  # making one would fail
+    monkeypatch.setattr(train, "use_compilation_cache", lambda: None)
+    line = refused(capsys, "study", "--out", str(tmp_path / "file"))
+    assert str(tmp_path / "file") in line
+
+
 def test_a_report_of_no_study_is_refused(capsys, tmp_path):
     assert "config.json" in refused(capsys, "report", str(tmp_path))
+
+
+def test_a_report_that_cannot_be_written_is_refused(capsys, monkeypatch, tmp_path):
+    def build(recorded):
+        raise PermissionError(13, "Permission denied", str(tmp_path))
+
+    monkeypatch.setattr(records, "read", lambda folder: None)
+    monkeypatch.setattr(report, "build", build)
+    assert "Permission denied" in refused(capsys, "report", str(tmp_path))
 
 
 def test_report_builds_from_records_alone(capsys, tmp_path):
@@ -113,7 +140,11 @@ def test_report_builds_from_records_alone(capsys, tmp_path):
             | {"kind": "train", "loss": 1, "accuracy": 0.1}
             | {"rate": 0.1, "multipliers": [1.0]}
         )
-        log.write(event | {"kind": "end", "status": "finished", "test_accuracy": 0.3})
+        log.write(
+            event
+            | {"kind": "end", "status": "finished"}
+            | {"test_loss": 1.5, "test_accuracy": 0.3}
+        )
     assert command.main(["report", str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'report.html'}\n"
     assert (tmp_path / "plots" / "uniform.png").exists()

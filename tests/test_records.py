@@ -28,14 +28,28 @@ CONFIG = {
     "seeds": 1,
     "marks": [0.3],
     "layers": {"names": ["conv1", "head"], "level": [0, 1], "members": {}},
-    "policies": {},
+    "policies": {"uniform": {"summary": "s", "expectation": "e", "source": "o"}},
     "total_steps": 8,
+}
+ENVIRONMENT = {
+    "started": "2026-01-01T00:00:00+00:00",
+    "command": ["python"],
+    "commit": None,
+    "dirty": None,
+    "versions": {},
+}
+END = {
+    **{key: TRAIN[key] for key in ("policy", "seed", "step", "images", "seconds")},
+    "kind": "end",
+    "status": "finished",
+    "test_loss": 1.5,
+    "test_accuracy": 0.5,
 }
 
 
 def written(folder: Path, lines: str = "") -> Path:
     records.write_json(folder / "config.json", CONFIG)
-    records.write_json(folder / "env.json", {})
+    records.write_json(folder / "env.json", ENVIRONMENT)
     (folder / "metrics.jsonl").write_text(lines)
     return folder
 
@@ -91,7 +105,7 @@ def test_what_json_cannot_hold_is_refused_by_type():
     ("change", "message"),
     [
         ({"kind": "trian"}, "expected a kind of .*'train'.* got 'trian'"),
-        ({"kind": "end", "status": "done"}, "expected a status of .* got 'done'"),
+        (END | {"status": "done"}, "expected a status of .* got 'done'"),
     ],
 )
 def test_an_unknown_kind_or_status_is_refused(tmp_path, change, message):
@@ -155,9 +169,78 @@ def test_a_damaged_line_is_named(tmp_path):
         records.read(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("3", "expected dict, got 3"),
+        ('{"kind": NaN}', "is not JSON: it has no NaN"),
+        (b'{"kind": "\xff"}', "is not JSON: .*utf-8"),
+        (TRAIN | {"step": "8"}, "'step': expected int, got '8'"),
+        (TRAIN | {"kind": ["train"]}, r"'kind': expected str, got \['train'\]"),
+        (TRAIN | {"loss": "low"}, "'loss': expected .*, got 'low'"),
+        (TRAIN | {"multipliers": [1.0]}, "expected 2 multipliers, .*; got 1"),
+        (TRAIN | {"multipliers": [1.0, "x"]}, "'multipliers': expected .*, got 'x'"),
+        (TRAIN | {"policy": "other"}, "expected a policy .*'uniform'.*; got 'other'"),
+        (END | {"kind": "validation"}, "lacks .*'loss', 'accuracy'"),
+        ({**END, "test_accuracy": {}}, "'test_accuracy': expected .*, got {}"),
+    ],
+)
+def test_a_line_that_is_no_event_of_the_study_is_refused(tmp_path, line, message):
+    written(tmp_path)
+    if isinstance(line, dict):
+        line = json.dumps(line)
+    line = line if isinstance(line, bytes) else line.encode()
+    (tmp_path / "metrics.jsonl").write_bytes(line + b"\n")
+    with pytest.raises(ValueError, match=rf"line 1 of .*metrics\.jsonl'.*{message}"):
+        records.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("config.json", {"seeds": "two"}, "'seeds': expected int, got 'two'"),
+        ("config.json", {"marks": [None]}, "'marks': expected .*, got None"),
+        ("config.json", {"policies": ["uniform"]}, "'policies': expected dict"),
+        ("config.json", {"policies": {"uniform": {}}}, "'uniform' lacks"),
+        ("config.json", {"layers": {}}, r"'layers' lacks \['names'\]"),
+        ("env.json", {"command": "python"}, "'command': expected list"),
+        ("env.json", {"versions": None}, "'versions': expected dict"),
+    ],
+)
+def test_a_file_of_another_shape_is_refused(tmp_path, file, change, message):
+    written(tmp_path)
+    whole = json.loads((tmp_path / file).read_text())
+    records.write_json(tmp_path / file, whole | change)
+    with pytest.raises(ValueError, match=f"{file}'.*{message}"):
+        records.read(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"[]", b"null", b"", b"NaN"])
+def test_a_damaged_file_is_named(tmp_path, content):
+    written(tmp_path)
+    (tmp_path / "env.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"env\.json'.*(expected dict|is not JSON)"):
+        records.read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b", "", ".hidden", "a" * 101])
+def test_a_policy_that_would_be_written_elsewhere_is_refused(tmp_path, name):
+    written(tmp_path)
+    policies = {name: CONFIG["policies"]["uniform"]}
+    records.write_json(tmp_path / "config.json", CONFIG | {"policies": policies})
+    with pytest.raises(ValueError, match=r"config\.json'.* cannot name a policy"):
+        records.read(tmp_path)
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"config\.json' does not exist"):
         records.read(tmp_path)
+
+
+def test_a_file_in_place_of_the_run_folder_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="expected the folder of a study"):
+        records.read(tmp_path / "file")
 
 
 def test_a_configuration_without_marks_is_refused(tmp_path):

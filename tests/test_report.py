@@ -199,6 +199,7 @@ def test_a_study_cut_short_still_has_a_report(tmp_path):
 def test_a_study_without_a_single_step_still_has_a_report(tmp_path):
     end = {"kind": "end", "policy": "uniform", "seed": 0, "step": 0, "images": 0}
     end |= {"seconds": 0, "status": "interrupted"}
+    end |= {"test_loss": None, "test_accuracy": None}
     recorded = study(tmp_path, [[end]])
     report.build(recorded)
     assert "No run came far enough" in page(recorded)

@@ -162,3 +162,86 @@ def test_rate_of_decay_can_be_traced():
     many = jax.vmap(decayed)(jnp.array([0.0, 0.1]))
     np.testing.assert_array_equal(many["head"][0], PARAMS["head"])
     np.testing.assert_allclose(many["head"][1], 1.2 * PARAMS["head"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("at", [0.0, 0.5, 1.0])
+def test_multipliers_can_be_learned_from_where_they_are_exact(at):
+    """The selections that make 0 and 1 exact must not hide the derivative."""
+
+    def total(multipliers):
+        scaling = optax_llr.scale_by_layer(LAYERS, multipliers)
+        updates, _ = scaling.update(PARAMS, scaling.init(PARAMS))
+        return sum(jnp.sum(update) for update in jax.tree.leaves(updates))
+
+    gradients = jax.jit(jax.grad(total))(jnp.full(2, at))
+    sums = [PARAMS[name].sum() for name in LAYERS.names]
+    np.testing.assert_allclose(gradients, sums, rtol=1e-6)
+
+
+@pytest.mark.parametrize("at", [0.0, 0.5])
+def test_strengths_of_decay_can_be_learned(at):
+    def total(strengths):
+        decay = optax_llr.layer_weight_decay(0.1, LAYERS, strengths)
+        updates, _ = decay.update(PARAMS, decay.init(PARAMS), PARAMS)
+        return sum(jnp.sum(update) for update in jax.tree.leaves(updates))
+
+    gradients = jax.grad(total)(jnp.full(2, at))
+    sums = [0.1 * PARAMS[name].sum() for name in LAYERS.names]
+    np.testing.assert_allclose(gradients, sums, rtol=1e-6)
+
+
+def test_decay_leaves_out_what_has_no_update():
+    decay = optax_llr.layer_weight_decay(0.5, LAYERS, np.ones(2))
+    updates, _ = decay.update(PARAMS | {"stem": None}, decay.init(PARAMS), PARAMS)
+    assert updates["stem"] is None
+    np.testing.assert_array_equal(updates["head"], 1.5 * PARAMS["head"])
+
+
+@pytest.mark.parametrize("rate", [np.nan, 1j, np.ones(2), None, "a", lambda count: 1])
+def test_decay_wants_a_number_as_rate(rate):
+    with pytest.raises(ValueError, match="expected a finite number as rate"):
+        optax_llr.layer_weight_decay(rate, LAYERS, np.ones(2))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_multipliers_that_are_not_finite_are_refused(bad):
+    with pytest.raises(ValueError, match="expected finite multipliers"):
+        optax_llr.scale_by_layer(LAYERS, np.array([1.0, bad]))
+
+
+def test_complex_multipliers_are_refused():
+    with pytest.raises(ValueError, match=r"expected real multipliers .* got complex64"):
+        optax_llr.scale_by_layer(LAYERS, np.array([1.0, 1j]))
+
+
+@pytest.mark.parametrize("state", [None, (), {"count": 0}, optax.EmptyState()])
+def test_another_state_is_refused(state):
+    with pytest.raises(ValueError, match="expected a ScaleByLayerState"):
+        optax_llr.scale_by_layer(LAYERS, np.ones(2)).update(PARAMS, state)
+
+
+def test_an_integer_update_is_named():
+    scaling = optax_llr.scale_by_layer(LAYERS, np.ones(2))
+    updates = PARAMS | {"head": jnp.ones(3, jnp.int32)}
+    with pytest.raises(ValueError, match="got int32 for 'head'"):
+        scaling.update(updates, scaling.init(PARAMS))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float8_e4m3fn])
+def test_strict_promotion_of_dtypes_is_no_obstacle(dtype):
+    updates = jax.tree.map(lambda p: p.astype(dtype), PARAMS)
+    with jax.numpy_dtype_promotion("strict"):
+        scaling = optax_llr.scale_by_layer(LAYERS, jnp.array([0.5, 2.0]))
+        scaled, _ = jax.jit(scaling.update)(updates, scaling.init(PARAMS))
+    assert scaled["stem"].dtype == dtype
+    np.testing.assert_array_equal(scaled["stem"].astype(np.float32), [0.5, -1.0])
+
+
+def test_states_of_different_layers_are_not_handed_over_together():
+    one = optax_llr.match_layers(PARAMS, [(".*", "all")])
+    chain = optax.chain(
+        optax_llr.scale_by_layer(LAYERS, np.ones(2)),
+        optax_llr.scale_by_layer(one, np.ones(1)),
+    )
+    with pytest.raises(ValueError, match="belong to different Layers"):
+        optax_llr.reassign_layers(chain.init(PARAMS), one)

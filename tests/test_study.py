@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from experiments import compare, data, records, report, study
+from experiments import cifar10, compare, data, records, report, shell, study
 from experiments.config import Config
 from optax_llr import Layers
 
@@ -21,7 +21,7 @@ COMMAND = ["python", "-m", "experiments", "study"]
 
 
 def empty_dataset():
-    nothing = data.Split(np.zeros((0, 32, 32, 3), np.uint8), np.zeros(0, np.int32))
+    nothing = cifar10.Split(np.zeros((0, 32, 32, 3), np.uint8), np.zeros(0, np.int32))
     three = np.zeros(3)
     return data.Dataset(
         *("fake", nothing, nothing, nothing, ("cat", "dog"), three, three, "c0ffee")
@@ -148,6 +148,46 @@ def test_a_study_interrupted_before_the_first_step_has_a_report(tmp_path):
     (folder,) = tmp_path.iterdir()
     assert records.read(folder).events == ()
     assert (folder / "report.html").exists()
+
+
+def test_an_interrupt_that_was_lost_ends_the_study_at_the_next_event(
+    tmp_path, monkeypatch
+):
+    class Losing(FakeTrainer):
+        def run(self, policy, seed, record):
+            monkeypatch.setattr(shell, "_interrupted", True)
+            super().run(policy, seed, record)
+
+    config = dataclasses.replace(CONFIG, out=tmp_path)
+    assert study.run(config, empty_dataset(), COMMAND, make_trainer=Losing) == 130
+    (folder,) = tmp_path.iterdir()
+    assert len(records.read(folder).events) == 1
+
+
+@pytest.mark.parametrize("reason", [KeyboardInterrupt, cifar10.DataError, "lost"])
+def test_a_study_that_never_began_leaves_no_folder(tmp_path, monkeypatch, reason):
+    def make_trainer(config, dataset):
+        assert len(list(tmp_path.iterdir())) == 1  # the place was tried first
+        if reason == "lost":
+            monkeypatch.setattr(shell, "_interrupted", True)
+        else:
+            raise reason
+
+    config = dataclasses.replace(CONFIG, out=tmp_path)
+    with pytest.raises(KeyboardInterrupt if reason == "lost" else reason):
+        study.run(config, empty_dataset(), COMMAND, make_trainer=make_trainer)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_in_the_report_says_how_to_make_it_later(tmp_path, monkeypatch, capsys):
+    def interrupted(recorded):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(report, "build", interrupted)
+    status, folder = run(tmp_path)
+    assert status == 130
+    assert len(records.read(folder).events) == 12
+    assert f"`python -m experiments report {folder}`" in capsys.readouterr().out
 
 
 def test_the_terminal_shows_table_caveat_and_where_to_read_on(tmp_path, capsys):

@@ -44,6 +44,11 @@ class PlainCNN(nn.Module):
         return nn.Dense(10)(x.mean((1, 2)))
 
 
+def test_a_group_without_a_name_is_refused():
+    with pytest.raises(ValueError, match=r"must return the name .* got None for"):
+        trace_linen(PlainCNN(), IMAGE, group={"Conv_0/kernel": "stem"}.get)
+
+
 def test_more_than_ten_convs_keep_forward_order():
     layers = trace_linen(PlainCNN(), IMAGE)
     assert layers.names == (*(f"Conv_{i}" for i in range(12)), "Dense_0")
@@ -200,7 +205,7 @@ def test_reversed_scan_runs_from_the_last_slice():
         {"m": STACK},
         jnp.ones((1, 3)),
     )
-    assert layers.names == ("m[3]", "m[2]", "m[1]", "m[0]")
+    assert layers.names == ("m/w[3]", "m/w[2]", "m/w[1]", "m/w[0]")
     assert layers.members["m/b"] == (3, 2, 1, 0)
 
 
@@ -219,7 +224,76 @@ def test_stacked_parameters_survive_casts_slices_and_reshapes():
 
     x = jnp.ones((1, 3), jnp.bfloat16)
     layers = optax_llr.trace_layers(forward, {"m": STACK}, x)
-    assert layers.names == ("m[0]", "m[1]", "m[3]", "m[2]")
+    assert layers.names == ("m/w[0]", "m/w[1]", "m/w[3]", "m/w[2]")
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        jax.lax.stop_gradient,
+        lambda w: w - w.mean((1, 2), keepdims=True),
+        lambda w: w + jnp.einsum("nij,njk->nik", w, w),
+        lambda w: jnp.round(jnp.clip(w, -1, 1) * 127) / 127,
+    ],
+)
+def test_stacked_parameters_survive_what_spares_axis_0(prepare):
+    def forward(params, x):
+        return jax.lax.scan(lambda x, w: (x @ w, None), x, prepare(params["w"]))[0]
+
+    layers = optax_llr.trace_layers(forward, {"w": STACK["w"]}, jnp.ones((1, 3)))
+    assert layers.names == ("w[0]", "w[1]", "w[2]", "w[3]")
+
+
+def test_a_penalty_leaves_scanned_layers_apart():
+    def loss(params, x):
+        penalty = sum(jnp.sum(w**2) for w in jax.tree.leaves(params))
+        return (scan_forward(params["m"], x) @ params["out"]["w"]).sum() + penalty
+
+    params = {"m": STACK, "out": {"w": jnp.ones((3, 2))}}
+    layers = optax_llr.trace_layers(loss, params, jnp.ones((1, 3)))
+    assert layers.names == ("m[0]", "m[1]", "m[2]", "m[3]", "out")
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_the_gradient_has_the_layers_of_the_forward_pass(remat):
+    def loss(params, x):
+        forward = jax.checkpoint(scan_forward) if remat else scan_forward
+        return (forward(params["m"], x) @ params["out"]["w"]).sum()
+
+    params = {"m": STACK, "out": {"w": jnp.ones((3, 2))}}
+    x = jnp.ones((1, 3))
+    layers = optax_llr.trace_layers(jax.value_and_grad(loss), params, x)
+    assert layers == optax_llr.trace_layers(loss, params, x)
+
+
+def test_skip_connections_may_be_scanned_beside_the_layers():
+    def forward(params, x, skips):
+        def body(x, inputs):
+            w, skip = inputs
+            return jnp.tanh(x @ w + skip), None
+
+        return jax.lax.scan(body, x @ params["in"]["w"], (params["m"]["w"], skips))[0]
+
+    params = {"m": {"w": STACK["w"]}, "in": {"w": jnp.ones((3, 3))}}
+    skips = jnp.ones((4, 1, 3))
+    layers = optax_llr.trace_layers(forward, params, jnp.ones((1, 3)), skips)
+    assert layers.names == ("in", "m[0]", "m[1]", "m[2]", "m[3]")
+
+
+def test_a_decoder_that_starts_from_an_encoder_runs_over_time():
+    def forward(params, source, target):
+        def step(h, inputs):
+            x, position = inputs
+            return jnp.tanh((x + position) @ params["x"]["w"] + h @ params["h"]["w"]), h
+
+        start = jnp.tanh(source @ params["encoder"]["w"])
+        return jax.lax.scan(step, start, (target, params["positions"]))[0]
+
+    params = {name: {"w": jnp.ones((3, 3))} for name in ("encoder", "x", "h")}
+    params["positions"] = jnp.ones((5, 3))
+    source, target = jnp.ones((2, 3)), jnp.ones((5, 2, 3))
+    layers = optax_llr.trace_layers(forward, params, source, target)
+    assert set(layers.names) == {*params}
 
 
 def test_slices_that_are_never_scanned_are_named():
@@ -266,6 +340,40 @@ def test_recurrent_cells_keep_all_their_matrices_on_one_level(cell):
         cell_name = name.split("/")[0]
         order = ["embed", f"{cell.__name__}_0", f"{cell.__name__}_1", "head"]
         assert level == order.index(cell_name), name
+
+
+def test_nnx_and_equinox_recurrent_cells():
+    model = nnx.RNN(nnx.GRUCell(3, 5, rngs=nnx.Rngs(0)))
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    layers = optax_llr.trace_layers(
+        lambda p, rest, x: nnx.merge(graphdef, p, rest)(x),
+        params,
+        rest,
+        jnp.ones((2, 4, 3)),
+    )
+    assert set(layers.level) == {0}
+
+    for make in (eqx.nn.GRUCell, eqx.nn.LSTMCell):
+        cell = make(3, 5, key=jax.random.key(0))
+        states = jnp.zeros(5) if make is eqx.nn.GRUCell else (jnp.zeros(5),) * 2
+
+        def forward(cell, xs, states=states):
+            return jax.lax.scan(lambda h, x: (cell(x, h), None), states, xs)[0]
+
+        layers = optax_llr.trace_layers(forward, cell, jnp.ones((4, 3)))
+        assert set(layers.level) == {0}
+
+
+def test_lists_of_parameters_are_layers_one_by_one():
+    def forward(params, x):
+        for w, b in zip(params["weights"], params["biases"], strict=True):
+            x = jnp.tanh(x @ w + b)
+        return x
+
+    params = {"weights": [jnp.ones((3, 3))] * 11, "biases": [jnp.ones(3)] * 11}
+    layers = optax_llr.trace_layers(forward, params, jnp.ones((1, 3)))
+    assert layers.names == tuple(f"weights/{i}" for i in range(11))
+    assert layer_of(layers, "biases/10") == "weights/10"
 
 
 def test_weight_norm_scale_belongs_to_its_kernel():
@@ -353,6 +461,11 @@ def test_parameters_without_a_module_pair_kernel_and_bias():
     layers = optax_llr.trace_layers(forward, params, jnp.ones((1, 3)))
     assert levels(layers) == {"w2": 0, "w1": 1}
     assert layer_of(layers, "b1") == "w1"
+
+    nested = optax_llr.trace_layers(
+        lambda params, x: forward(params["params"], x), {"params": params}, jnp.ones(3)
+    )
+    assert levels(nested) == {"params/w2": 0, "params/w1": 1}
 
 
 @jax.custom_jvp

@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 
 import optax_llr
+from experiments import cifar10, data, train
 from experiments import config as configuration
-from experiments import data, train
 from experiments.config import Config
 from experiments.policies import POLICIES, Policy
 
@@ -179,7 +179,7 @@ def test_an_interrupt_is_recorded_and_raised_again(trainer):
 def test_evaluation_agrees_with_numpy_on_every_image(trainer, program):
     state = trainer._initial(jax.random.key(0))
     test = dataset().test
-    pixels = (test.images / 255.0 - data.MEAN) / data.STD
+    pixels = (test.images / 255.0 - cifar10.MEAN) / cifar10.STD
     logits = np.asarray(
         program._infer(
             state.params, state.statistics, jnp.asarray(pixels, jnp.float32)
@@ -296,7 +296,9 @@ def test_a_cpu_is_given_one_step_a_call_and_an_accelerator_all(monkeypatch):
 
 def test_data_of_another_size_are_refused_before_anything_compiles():
     config = dataclasses.replace(CONFIG, validation=1_890)
-    with pytest.raises(ValueError, match=r"expected the 110 training images.*got 100"):
+    with pytest.raises(
+        cifar10.DataError, match=r"expected the 110 training images.*got 100"
+    ):
         train.Trainer(config, dataset())
 
 
