@@ -166,19 +166,18 @@ def trace_layers(
     closed = jax.make_jaxpr(flat)(
         [leaves[i] for i in of_params], [inputs[i] for i in of_inputs]
     )
-    walk = _Walk(shapes, group)
+    found = _Found(shapes, group)
     values: list[Value] = [
         Weights(frozenset([(path, None)]), np.arange(shape[0]) if shape else None)
         for path, shape in shapes.items()
     ]
-    outputs = walk.closed(closed, values + [_INPUT] * len(of_inputs))
-    walk.finish(outputs)
-    walk.demand_all_used()
-    return walk.to_layers()
+    outputs = _Walk(found).closed(closed, values + [_INPUT] * len(of_inputs))
+    found.finish(outputs)
+    return found.to_layers()
 
 
-class _Walk:
-    """The walk over a jaxpr, and the layers found on the way."""
+class _Found:
+    """The layers found so far: where each module was first met, and by what."""
 
     def __init__(
         self, shapes: Mapping[str, tuple[int, ...]], group: Callable[[str], str] | None
@@ -194,9 +193,8 @@ class _Walk:
         self._names: list[str] = []
         self._levels: list[int] = []
         self._placed: dict[Unit, int] = {}
-        self._found = collections.defaultdict[str, dict[int | None, int]](dict)
-
-    # The layers found ------------------------------------------------------------
+        # For each parameter, the layer of each slice met; of the whole under None.
+        self._layer = collections.defaultdict[str, dict[int | None, int]](dict)
 
     def meet(self, weights: Weights, x: Activation, primitive: str) -> Activation:
         """Weights meet an activation: their modules are layers from here on."""
@@ -205,18 +203,9 @@ class _Walk:
         joining = [u for u in units if self._norms_join and self._has_only_vectors(u)]
         proper = [u for u in units if u not in joining]
         for unit in proper:
-            matrix = any(not self._is_vector(p) for p in parts if self._unit(p) == unit)
-            known = any(self._found[p] for p, _ in parts if self._owner[p] == unit[0])
-            if (
-                primitive in ("mul", "div")
-                and (matrix and known and not weights.applied)
-                and self._placed.get(unit) == x.layer
-            ):
-                raise ValueError(
-                    f"trace_layers: {_paths([weights])} are rescaled by what an input "
-                    "makes of them (as spectral norm does by its state). Close over "
-                    "that input instead of passing it"
-                )
+            matrix = any(not self.is_vector(p) for p in parts if self._unit(p) == unit)
+            if matrix and primitive in ("mul", "div") and not weights.applied:
+                self._refuse_rescaled(unit, parts, x)
             parallel = weights.applied or (primitive in _ADDITIVE and matrix)
             self._place(unit, max(x.level, 0) if parallel else x.level + 1)
         for unit in joining:
@@ -228,7 +217,7 @@ class _Walk:
                 self._place(unit, x.level + 1)
         for part in parts:
             path, row = part
-            layer = self._found[path].setdefault(row, self._placed[self._unit(part)])
+            layer = self._layer[path].setdefault(row, self._placed[self._unit(part)])
             x = max(x, Activation(self._levels[layer], layer))
         return x
 
@@ -242,6 +231,7 @@ class _Walk:
                 self.meet(dataclasses.replace(value, applied=True), last, "output")
 
     def to_layers(self) -> Layers:
+        self._demand_all_used()
         members = {path: self._layers_of(path) for path in self._shapes}
         used = {i for at in members.values() for i in as_indices(at)}
         order = sorted(used, key=lambda i: (self._levels[i], i))
@@ -255,12 +245,32 @@ class _Walk:
             },
         )
 
-    def demand_all_used(self) -> None:
+    def knows(self, weights: Weights) -> bool:
+        return all(self._layer[path] for path, _ in weights.parts)
+
+    def is_vector(self, part: Part) -> bool:
+        path, row = part
+        shape = self._shapes[path] if row is None else self._shapes[path][1:]
+        return sum(size > 1 for size in shape) <= 1
+
+    def _refuse_rescaled(
+        self, unit: Unit, parts: Sequence[Part], x: Activation
+    ) -> None:
+        """A kernel times what the same kernel made of an input has no level."""
+        ours = [path for path, _ in parts if self._owner[path] == unit[0]]
+        if self._placed.get(unit) == x.layer and any(self._layer[p] for p in ours):
+            raise ValueError(
+                f"trace_layers: {quoted(ours)} are rescaled by what an input makes of "
+                "them (as spectral norm does by its state). Close over that input "
+                "instead of passing it"
+            )
+
+    def _demand_all_used(self) -> None:
         unused = [
             _part_name(path, row)
-            for path, found in ((path, self._found[path]) for path in self._shapes)
+            for path in self._shapes
             for row in self._rows(path)
-            if row not in found and None not in found
+            if not {row, None} & self._layer[path].keys()
         ]
         if unused:
             raise ValueError(
@@ -270,13 +280,13 @@ class _Walk:
             )
 
     def _layers_of(self, path: str) -> Member:
-        found = self._found[path]
+        found = self._layer[path]
         at = [found[row] if row in found else found[None] for row in self._rows(path)]
         return at[0] if self._rows(path) == [None] else tuple(at)
 
     def _rows(self, path: str) -> list[int | None]:
         """The slices of a parameter that some scan has taken; a whole has row None."""
-        if any(row is not None for row in self._found[path]):
+        if any(row is not None for row in self._layer[path]):
             return list(range(self._shapes[path][0]))
         return [None]
 
@@ -291,16 +301,16 @@ class _Walk:
             self._names.append(_part_name(name, row))
             self._levels.append(level)
 
-    def _is_vector(self, part: Part) -> bool:
-        path, row = part
-        shape = self._shapes[path] if row is None else self._shapes[path][1:]
-        return sum(size > 1 for size in shape) <= 1
-
     def _has_only_vectors(self, unit: Unit) -> bool:
         name, row = unit
-        return all(self._is_vector((path, row)) for path in self._owned[name])
+        return all(self.is_vector((path, row)) for path in self._owned[name])
 
-    # The walk --------------------------------------------------------------------
+
+class _Walk:
+    """The walk over a jaxpr, with a value for each variable."""
+
+    def __init__(self, found: _Found):
+        self._found = found
 
     def closed(self, closed: ClosedJaxpr, args: Sequence[Value]) -> list[Value]:
         return self.jaxpr(closed.jaxpr, [_CONSTANT] * len(closed.consts), args)
@@ -351,7 +361,7 @@ class _Walk:
             return self._meeting(name, args)
         if not weights:
             return _CONSTANT
-        matrices = [w for w in weights if not all(map(self._is_vector, w.parts))]
+        matrices = [w for w in weights if not all(map(self._found.is_vector, w.parts))]
         return Weights(
             parts=frozenset().union(*(w.parts for w in weights)),
             rows=_rows_after(eqn, args),
@@ -370,9 +380,11 @@ class _Walk:
         if x.level < 0 and primitive in _ELEMENTWISE and first:
             return x._replace(waiting=waiting.union(*(w.parts for w in weights)))
         if waiting and (x.level >= 0 or weights or primitive in _CONTRACTIONS):
-            x = self.meet(Weights(waiting), x._replace(waiting=frozenset()), primitive)
+            x = self._found.meet(
+                Weights(waiting), x._replace(waiting=frozenset()), primitive
+            )
         for weight in weights:
-            x = max(x, self.meet(weight, x, primitive))
+            x = max(x, self._found.meet(weight, x, primitive))
         return x
 
     def _scan(self, eqn: JaxprEqn, args: list[Value]) -> Sequence[Value]:
@@ -386,7 +398,7 @@ class _Walk:
             carry, ys = self._loop(body, consts, carry, xs)
             return carry + [_whole(y) for y in ys]
         # A backward pass slices once more, transposed, what has its layers already.
-        stacked = [x for x in stacked if x.rows is not None or not self._knows(x)]
+        stacked = [x for x in stacked if x.rows is not None or not self._found.knows(x)]
         mixed = [x for x in stacked if x.rows is None or len(x.rows) != length]
         if mixed:
             raise ValueError(
@@ -410,12 +422,9 @@ class _Walk:
         if not any(isinstance(x, Activation) for x in xs):
             return False
         parts = [part for x in xs if isinstance(x, Weights) for part in x.parts]
-        return all(self._is_vector((path, 0)) for path, _ in parts) or all(
+        return all(self._found.is_vector((path, 0)) for path, _ in parts) or all(
             isinstance(c, Weights) and not c.parts for c in carry
         )
-
-    def _knows(self, weights: Weights) -> bool:
-        return all(self._found[path] for path, _ in weights.parts)
 
     def _while(self, eqn: JaxprEqn, args: list[Value]) -> Sequence[Value]:
         of_cond, of_body = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
