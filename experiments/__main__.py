@@ -18,6 +18,7 @@ from pathlib import Path
 
 import tyro
 
+from . import shell
 from .config import PRESETS, Config, validate
 
 REFUSED = 2  # exit status: what was asked for cannot be done
@@ -42,6 +43,8 @@ def main(arguments: Sequence[str]) -> int:
                 return _refuse(f"expected study, report FOLDER or policies; got {got}")
     except KeyboardInterrupt:
         return INTERRUPTED
+    except OSError as error:  # a file or folder that cannot be read or written
+        return _refuse(error)
 
 
 def _study(arguments: Sequence[str]) -> int:
@@ -58,7 +61,7 @@ def _study(arguments: Sequence[str]) -> int:
     )
     try:
         validate(config)
-        from . import data
+        from . import cifar10, data
 
         dataset = data.load(
             config.source, archive=config.archive, validation=config.validation
@@ -67,9 +70,13 @@ def _study(arguments: Sequence[str]) -> int:
         return _refuse(error)
     from . import study, train
 
+    shell.check_interrupt()
     train.use_compilation_cache()
     command = ["python", "-m", "experiments", "study", *arguments]
-    return study.run(config, dataset, command)
+    try:
+        return study.run(config, dataset, command)
+    except cifar10.DataError as error:
+        return _refuse(error)
 
 
 def _report(folder: Path) -> int:
@@ -100,4 +107,5 @@ def _refuse(reason: object) -> int:
 
 
 if __name__ == "__main__":
+    shell.prepare()
     sys.exit(main(sys.argv[1:]))

@@ -29,6 +29,9 @@ TRAINING_IMAGES = {"sample": 2_000, "cifar10": 50_000}
 IMAGE_SIDE = 32
 TRAIN_LINES = 128
 """Training metrics are fetched from the device about this many times a run."""
+MOST_STEPS = 10_000_000
+PLAIN_NAME = re.compile(r"\w[\w.-]{0,99}")
+"""What may become the name of a file or folder: no path, and not too long for one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,14 +160,22 @@ def validate(config: Config) -> None:
     # A comparison with NaN is false, so NaN is refused wherever a bound is asked for.
     for ok, field, wanted in [
         (
-            re.fullmatch(r"\w[\w.-]*", config.name),
+            PLAIN_NAME.fullmatch(config.name),
             "name",
-            "a plain folder name of letters, digits and . _ -",
+            "a plain folder name of up to 100 letters, digits and . _ -",
         ),
-        (config.policies, "policies", "at least one policy"),
+        (
+            "uniform" in config.policies,
+            "policies",
+            "a choice with 'uniform', which the others are compared with",
+        ),
         (len(set(config.policies)) == len(config.policies), "policies", "all distinct"),
-        (config.seeds >= 1, "seeds", "at least 1"),
-        (0 < config.epochs < math.inf, "epochs", "a finite number above 0"),
+        (1 <= config.seeds <= 1_000, "seeds", "between 1 and 1,000"),
+        (
+            0 < config.epochs <= MOST_STEPS,
+            "epochs",
+            f"above 0 and at most {MOST_STEPS:,}",
+        ),
         (0 < config.rate < math.inf, "rate", "a finite number above 0"),
         (0 <= config.momentum < 1, "momentum", "in [0, 1)"),
         (0 <= config.weight_decay < math.inf, "weight_decay", "finite, 0 or more"),
@@ -195,13 +206,14 @@ def validate(config: Config) -> None:
             "marks",
             "accuracies inside (0, 1), at least one",
         ),
+        (len(set(config.marks)) == len(config.marks), "marks", "all distinct"),
     ]:
         if not ok:
             raise ValueError(f"{field} must be {wanted}; got {getattr(config, field)}")
-    if config.total_steps < 1:
+    if not 1 <= config.total_steps <= MOST_STEPS:
         raise ValueError(
-            f"epochs must make at least one step of {config.steps_per_epoch} an epoch; "
-            f"got {config.epochs}"
+            f"epochs must make 1 to {MOST_STEPS:,} steps, at {config.steps_per_epoch} "
+            f"steps an epoch; got {config.epochs}"
         )
 
 

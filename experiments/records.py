@@ -24,15 +24,51 @@ from typing import Any, Self, TextIO
 import jax
 import numpy as np
 
+from .config import PLAIN_NAME
+
 Event = dict[str, Any]
 
-KINDS = ("train", "validation", "end")
+# The shapes of what is read. A dict names the keys that must be there, or {str: …} what
+# every key holds; a list of one shape holds any number of it. A MEASURED number is None
+# where it was not finite.
+NUMBER = int | float
+MEASURED = int | float | None
+CONFIG = {
+    "name": str,
+    "model": str,
+    "source": str,
+    "seeds": int,
+    "marks": [NUMBER],
+    "layers": {"names": [str]},
+    "policies": {str: {"summary": str, "expectation": str, "source": str}},
+    "total_steps": int,
+}
+ENVIRONMENT = {
+    "started": str,
+    "command": [str],
+    "commit": str | None,
+    "dirty": bool | None,
+    "versions": {},
+}
+EVENT = {
+    "kind": str,
+    "policy": str,
+    "seed": int,
+    "step": int,
+    "images": int,
+    "seconds": NUMBER,
+}
+KINDS = {
+    "train": {
+        "loss": MEASURED,
+        "accuracy": MEASURED,
+        "rate": MEASURED,
+        "multipliers": [MEASURED],
+    },
+    "validation": {"loss": MEASURED, "accuracy": MEASURED},
+    "end": {"status": str, "test_loss": MEASURED, "test_accuracy": MEASURED},
+}
 STATUSES = ("finished", "diverged", "interrupted")
-REQUIRED = ("kind", "policy", "seed", "step", "images", "seconds")
-CONFIGURED = (
-    *("name", "model", "source", "seeds", "marks"),
-    *("layers", "policies", "total_steps"),
-)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
@@ -63,10 +99,11 @@ class Log:
         """Appends one event.
 
         Raises:
-            ValueError: if it lacks one of `REQUIRED` or its kind is unknown.
+            ValueError: if it is not of the shape that its kind has in `KINDS`.
         """
-        _check(event, "the event to be recorded")
-        line = json.dumps(plain(event), allow_nan=False, ensure_ascii=False)
+        recorded = plain(event)
+        _check_event(recorded, "the event to be recorded")
+        line = json.dumps(recorded, allow_nan=False, ensure_ascii=False)
         self._file.write(line + "\n")
         self._file.flush()
 
@@ -120,16 +157,19 @@ def read(folder: Path) -> Records:
     A last line without its newline is what a crash leaves, and is left out.
 
     Raises:
-        ValueError: naming the file or line that is missing or cannot be read.
+        ValueError: naming the file or line that is missing or not as it should be.
     """
-    config = _read_json(folder / "config.json")
-    if missing := [key for key in CONFIGURED if key not in config]:
-        raise ValueError(f"{str(folder / 'config.json')!r} lacks {missing}")
+    config = _read_json(folder / "config.json", CONFIG)
+    for policy in config["policies"]:
+        if not PLAIN_NAME.fullmatch(policy):  # it names a file of plots/
+            raise ValueError(
+                f"{str(folder / 'config.json')!r}: {policy!r} cannot name a policy"
+            )
     return Records(
         folder=folder,
         config=config,
-        environment=_read_json(folder / "env.json"),
-        events=tuple(_read_events(folder / "metrics.jsonl")),
+        environment=_read_json(folder / "env.json", ENVIRONMENT),
+        events=tuple(_read_events(folder / "metrics.jsonl", config)),
     )
 
 
@@ -178,44 +218,81 @@ def plain(value: Any) -> Any:
             raise TypeError(f"a record cannot hold {value!r}")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{str(path)!r} is not JSON: {error}") from None
+def _read_json(path: Path, shape: Any) -> dict[str, Any]:
+    value = _parse(_read_bytes(path), repr(str(path)))
+    _check(value, shape, repr(str(path)))
+    return value
 
 
-def _read_events(path: Path) -> Iterator[Event]:
-    whole_lines = _read_text(path).split("\n")[:-1]
+def _read_events(path: Path, config: Mapping[str, Any]) -> Iterator[Event]:
+    policies, layers = config["policies"], len(config["layers"]["names"])
+    whole_lines = _read_bytes(path).split(b"\n")[:-1]
     for number, line in enumerate(whole_lines, start=1):
         where = f"line {number} of {str(path)!r}"
-        try:
-            event = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{where} is not JSON: {error}") from None
-        _check(event, where)
+        event = _parse(line, where)
+        _check_event(event, where)
+        if event["policy"] not in policies:
+            raise ValueError(
+                f"{where}: expected a policy of config.json, one of {list(policies)}; "
+                f"got {event['policy']!r}"
+            )
+        if event["kind"] == "train" and len(event["multipliers"]) != layers:
+            raise ValueError(
+                f"{where}: expected {layers} multipliers, one for each layer of "
+                f"config.json; got {len(event['multipliers'])}"
+            )
         yield event
 
 
-def _read_text(path: Path) -> str:
+def _read_bytes(path: Path) -> bytes:
     try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
         raise ValueError(
             f"{str(path)!r} does not exist: expected the folder of a study, with "
             "config.json, env.json and metrics.jsonl"
         ) from None
 
 
-def _check(event: Mapping[str, Any], where: str) -> None:
-    if missing := [key for key in REQUIRED if key not in event]:
-        raise ValueError(f"{where} lacks {missing}; it has {sorted(event)}")
+def _parse(text: bytes, where: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except ValueError as error:  # also of what is not UTF-8
+        raise ValueError(f"{where} is not JSON: {error}") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"it has no {name}")
+
+
+def _check_event(event: Any, where: str) -> None:
+    _check(event, EVENT, where)
     if event["kind"] not in KINDS:
-        raise ValueError(f"{where}: expected a kind of {KINDS}, got {event['kind']!r}")
-    if event["kind"] == "end" and event.get("status") not in STATUSES:
         raise ValueError(
-            f"{where}: expected a status of {STATUSES}, got {event.get('status')!r}"
+            f"{where}: expected a kind of {list(KINDS)}, got {event['kind']!r}"
         )
+    _check(event, KINDS[event["kind"]], where)
+    if event["kind"] == "end" and event["status"] not in STATUSES:
+        raise ValueError(
+            f"{where}: expected a status of {STATUSES}, got {event['status']!r}"
+        )
+
+
+def _check(value: Any, shape: Any, where: str) -> None:
+    """Refuses a value read from JSON that has not the shape, in one line."""
+    kind = type(shape) if isinstance(shape, dict | list) else shape
+    if not isinstance(value, kind):
+        wanted = getattr(kind, "__name__", kind)
+        raise ValueError(f"{where}: expected {wanted}, got {value!r:.60}")
+    if isinstance(shape, list):
+        for item in value:
+            _check(item, shape[0], where)
+    elif isinstance(shape, dict):
+        inners = dict.fromkeys(value, shape[str]) if str in shape else shape
+        if missing := [key for key in inners if key not in value]:
+            raise ValueError(f"{where} lacks {missing}; it has {sorted(value)}")
+        for key, inner in inners.items():
+            _check(value[key], inner, f"{where}, {key!r}")
 
 
 def _checkout(root: Path) -> dict[str, Any]:

@@ -191,7 +191,7 @@ def _html(
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>\n{CSS.read_text()}</style></head>"
+        f"<title>{escape(title)}</title><style>\n{CSS.read_text(encoding='utf-8')}</style></head>"
         "<body>\n" + "\n".join(sections) + "\n</body></html>\n"
     )
 

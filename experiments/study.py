@@ -2,16 +2,16 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import rich.console
 import tqdm
 
 import optax_llr
 
-from . import records, report, table
+from . import records, report, shell, table
 from .config import Config
 from .data import Dataset
 from .policies import POLICIES, Policy
@@ -71,7 +71,8 @@ def run(
 ) -> int:
     """Runs a study, leaves its folder and prints its table.
 
-    Ctrl-C ends it early and leaves a folder with what there is.
+    Ctrl-C ends it early and leaves a folder with what there is; before the first step
+    it leaves none, and is raised again.
 
     Args:
         config: a valid one.
@@ -81,27 +82,43 @@ def run(
 
     Returns:
         An exit status: 0, or 130 after Ctrl-C.
+
+    Raises:
+        DataError: the data set is not the one that the configuration names.
+        OSError: the folder cannot be made or written.
     """
     console = rich.console.Console(highlight=False, markup=False)
-    trainer = make_trainer(config, dataset)
-    folder = _begin(config, dataset, trainer.layers, command)
-    console.print(_greeting(config, trainer.layers, folder), soft_wrap=True)
+    where = records.environment(command, dataset.checksum)
+    # Before anything compiles, so that a bad place is known at once.
+    folder = records.create(records.new_folder(config.out, config.name))
     try:
-        with records.Log(folder) as log:
-            _train(config, trainer, log, console)
-        status = 0
+        trainer = make_trainer(config, dataset)
+        shell.check_interrupt()
+    except BaseException:
+        folder.rmdir()  # there is nothing in it yet
+        raise
+    try:
+        _begin(folder, config, trainer.layers, where)
+        console.print(_greeting(config, trainer.layers, folder), soft_wrap=True)
+        status = _train(config, trainer, folder, console)
+        _end(folder, console)
     except KeyboardInterrupt:
-        console.print("Interrupted; this is what there is:")
-        status = INTERRUPTED
-    _end(folder, console)
+        console.print(
+            f"Interrupted; records in {folder}\n"
+            f"`python -m experiments report {folder}` makes the report",
+            soft_wrap=True,
+        )
+        return INTERRUPTED
     return status
 
 
 def _begin(
-    config: Config, dataset: Dataset, layers: optax_llr.Layers, command: Sequence[str]
-) -> Path:
-    """The folder, with everything that is known before the first step."""
-    folder = records.create(records.new_folder(config.out, config.name))
+    folder: Path,
+    config: Config,
+    layers: optax_llr.Layers,
+    where: Mapping[str, Any],
+) -> None:
+    """Writes down everything that is known before the first step."""
     described = {
         name: {
             "summary": POLICIES[name].summary,
@@ -119,22 +136,27 @@ def _begin(
         },
         "total_steps": config.total_steps,
     }
-    records.write_json(folder / "config.json", asked)
-    where = records.environment(command, dataset.checksum)
     records.write_json(folder / "env.json", where)
-    return folder
+    records.write_json(folder / "config.json", asked)
 
 
 def _train(
-    config: Config, trainer: AnyTrainer, log: records.Log, console: rich.console.Console
-) -> None:
+    config: Config, trainer: AnyTrainer, folder: Path, console: rich.console.Console
+) -> int:
+    """Every run, recorded; returns 0, or 130 if Ctrl-C ended them early."""
     # Seeds outside, policies inside: a study cut short has whole pairs to compare.
     pairs = list(itertools.product(range(config.seeds), config.policies))
-    for number, (seed, policy) in enumerate(pairs, start=1):
-        name = f"{number}/{len(pairs)} {policy}, seed {seed}"
-        with _Progress(name, config.total_steps) as progress:
-            last = _train_once(trainer, POLICIES[policy], seed, log, progress)
-        console.print(f"{name}: {_outcome(last)}", soft_wrap=True)
+    try:
+        with records.Log(folder) as log:
+            for number, (seed, policy) in enumerate(pairs, start=1):
+                name = f"{number}/{len(pairs)} {policy}, seed {seed}"
+                with _Progress(name, config.total_steps) as progress:
+                    last = _train_once(trainer, POLICIES[policy], seed, log, progress)
+                console.print(f"{name}: {_outcome(last)}", soft_wrap=True)
+    except KeyboardInterrupt:
+        console.print("Interrupted; this is what there is:")
+        return INTERRUPTED
+    return 0
 
 
 def _train_once(
@@ -152,6 +174,7 @@ def _train_once(
         last = event
         log.write(event)
         progress.show(event)
+        shell.check_interrupt()
 
     trainer.run(policy, seed, record)
     return last

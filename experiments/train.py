@@ -7,10 +7,8 @@ images in the same order, mirrored and shifted alike.
 """
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -22,9 +20,11 @@ from flax import nnx
 import optax_llr
 from optax_llr import Layers
 
+from . import cache
 from .augment import augment, normalise
+from .cifar10 import DataError, Split
 from .config import Config
-from .data import Dataset, Split
+from .data import Dataset
 from .models import make
 from .policies import Policy
 from .rates import global_rate
@@ -82,7 +82,7 @@ class Trainer:
     def __init__(self, config: Config, dataset: Dataset):
         """Takes a valid configuration and the data set that it names."""
         if len(dataset.train.labels) != config.training_images:
-            raise ValueError(
+            raise DataError(
                 f"expected the {config.training_images} training images that the "
                 f"configuration names, got {len(dataset.train.labels)}"
             )
@@ -366,8 +366,7 @@ def policy_tables(policy: Policy, config: Config, layers: Layers) -> Tables:
 
 def use_compilation_cache() -> None:
     """Keeps compiled programs in the user's cache folder, for the next start."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    jax.config.update("jax_compilation_cache_dir", str(cache / "optax_llr" / "jax"))
+    jax.config.update("jax_compilation_cache_dir", str(cache.folder() / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 

@@ -155,7 +155,7 @@ def test_an_interrupt_that_was_lost_ends_the_study_at_the_next_event(
 ):
     class Losing(FakeTrainer):
         def run(self, policy, seed, record):
-            monkeypatch.setattr(shell, "_interrupted", True)
+            monkeypatch.setattr(shell, "_lost_interrupt", True)
             super().run(policy, seed, record)
 
     config = dataclasses.replace(CONFIG, out=tmp_path)
@@ -169,7 +169,7 @@ def test_a_study_that_never_began_leaves_no_folder(tmp_path, monkeypatch, reason
     def make_trainer(config, dataset):
         assert len(list(tmp_path.iterdir())) == 1  # the place was tried first
         if reason == "lost":
-            monkeypatch.setattr(shell, "_interrupted", True)
+            monkeypatch.setattr(shell, "_lost_interrupt", True)
         else:
             raise reason
 

@@ -9,17 +9,13 @@ prints the checksum that `experiments/data.py` holds.
 import numpy as np
 from PIL import Image
 
+from experiments.cifar10 import CLASSES, SIDE, Published, Split, read_cifar10
 from experiments.data import (
-    CLASSES,
     SAMPLE,
     SAMPLE_GAP,
     SAMPLE_ROWS,
     SAMPLE_TEST_COLUMNS,
     SAMPLE_TRAIN_COLUMNS,
-    SIDE,
-    Published,
-    Split,
-    read_cifar10,
 )
 
 
