@@ -4,7 +4,7 @@ Run it on its own:
 
     python benchmarks/update.py                  # every size, several minutes
     python benchmarks/update.py --layers 500     # one size
-    python benchmarks/update.py --profile 500    # where the kernels of a step differ
+    python benchmarks/update.py --profile 500    # where the time to compile goes
 
 For each number of layers (a kernel of 64×64 and a bias of 64 each; `stacked` is one
 leaf with as many slices) and for SGD with momentum and Adam, three forms of the same
@@ -38,6 +38,7 @@ import optax
 import optax_llr
 
 STEPS = 1_000
+LIMIT = 5.0  # seconds; a form whose steps take longer is timed over fewer of them
 OPTIMIZERS = {
     "sgd+momentum": functools.partial(optax.sgd, momentum=0.9),
     "adam": optax.adam,
@@ -135,6 +136,8 @@ def measure(
     seconds: dict[str, list[float]] = {name: [] for name in forms}
     for _ in range(steps + 5):
         for name, (update, *_) in built.items():
+            if len(seconds[name]) > 9 and sum(seconds[name]) > LIMIT:
+                continue
             start = time.perf_counter()
             carried[name] = jax.block_until_ready(update(*carried[name], gradients))
             seconds[name].append(time.perf_counter() - start)
@@ -182,18 +185,23 @@ def print_row(size: str, optimizer: str, form: str, phases: dict[str, Any]) -> N
     print(f"{size:>12}  {optimizer:<12}  {form:<9}  " + "  ".join(cells), flush=True)
 
 
-def profile(num_layers: int) -> None:
-    """Counts a compiled step's kernels, and how many of them differ."""
+def profile(num_layers: int, rounds: int, steps: int) -> None:
+    """What one more multiplication costs at the least, and the kernels of each form."""
     params = make_params(num_layers, stacked=False)
     layers = make_layers(params, stacked=False)
     for optimizer_name, optimizer in OPTIMIZERS.items():
-        for name, form in make_forms(optimizer, layers, partition=False).items():
-            text = compiled_update(form, params)[0].as_text() or ""
+        forms = make_forms(optimizer, layers, partition=False)
+        once_more = optax.scale_by_schedule(optax.linear_schedule(1.5, 0.5, STEPS))
+        forms["multiply"] = optax.chain(forms["alone"], once_more)
+        for form, phases in compare(forms, params, rounds, steps).items():
+            print_row(str(num_layers), optimizer_name, form, phases)
+        for form, transformation in forms.items():
+            text = compiled_update(transformation, params)[0].as_text() or ""
             kernels = re.findall(r"\n%?fused_computation[^{]*\{\n(.*?)\n\}", text, re.S)
             bodies = [re.sub(r"metadata=\{.*?\}|%?[\w.]+\.\d+", "", k) for k in kernels]
             operations = sum(k.count("\n") + 1 for k in kernels)
             print(
-                f"{optimizer_name:<12}  {name:<7}  {len(kernels)} kernels, "
+                f"{optimizer_name:<12}  {form:<8}  {len(kernels)} kernels, "
                 f"{len(set(bodies))} different, {operations} operations in all"
             )
 
@@ -223,7 +231,7 @@ def main() -> None:
     parser.add_argument("--json", type=pathlib.Path, help="write the record here")
     options = parser.parse_args()
     if options.profile:
-        return profile(options.profile)
+        return profile(options.profile, options.rounds, options.steps)
     record: dict[str, Any] = {"environment": environment(), "results": []}
     print(record["environment"])
     header = "ratio to alone (range) and median of trace, compile, step"
