@@ -285,8 +285,9 @@ def _check_rate(rate: Any) -> None:
     if isinstance(rate, Tracer):
         return
     number = np.asarray(rate)
-    real = number.dtype.kind in "iuf" and number.ndim == 0
-    if not (real and np.isfinite(number)):
+    kinds = (jnp.integer, jnp.floating)  # bfloat16 among them, for JAX
+    real = any(jnp.issubdtype(number.dtype, kind) for kind in kinds)
+    if number.ndim or not real or not np.isfinite(number):
         raise ValueError(
             f"layer_weight_decay: expected a finite number as rate, got {rate!r}. What "
             "depends on layer or time goes into the multipliers"

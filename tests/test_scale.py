@@ -203,6 +203,15 @@ def test_decay_wants_a_number_as_rate(rate):
         optax_llr.layer_weight_decay(rate, LAYERS, np.ones(2))
 
 
+def test_decay_takes_its_rate_as_a_hyperparameter():
+    decay = optax.inject_hyperparams(optax_llr.layer_weight_decay)(
+        rate=0.5, layers=LAYERS, multipliers=np.ones(2)
+    )
+    params = jax.tree.map(lambda p: p.astype(jnp.bfloat16), PARAMS)
+    updates, _ = decay.update(params, decay.init(params), params)
+    np.testing.assert_array_equal(updates["stem"].astype(np.float32), [1.5, -3.0])
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_multipliers_that_are_not_finite_are_refused(bad):
     with pytest.raises(ValueError, match="expected finite multipliers"):
