@@ -22,7 +22,6 @@ from . import shell
 from .config import PRESETS, Config, validate
 
 REFUSED = 2  # exit status: what was asked for cannot be done
-INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -42,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
                 got = " ".join(arguments) or "nothing"
                 return _refuse(f"expected study, report FOLDER or policies; got {got}")
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return shell.INTERRUPTED
     except OSError as error:  # a file or folder that cannot be read or written
         return _refuse(error)
 

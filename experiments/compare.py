@@ -124,11 +124,17 @@ def rows(runs: Iterable[Run], marks: Sequence[float]) -> list[Row]:
         runs: of one study.
         marks: validation accuracies in [0, 1].
     """
-    by_policy: dict[str, list[Run]] = {}
+    groups = by_policy(runs)
+    baseline = _accuracies(groups.get(BASELINE, []))
+    return [_row(name, group, baseline, marks) for name, group in groups.items()]
+
+
+def by_policy(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """The runs of each policy, in the order in which the policies began."""
+    groups: dict[str, list[Run]] = {}
     for run in runs:
-        by_policy.setdefault(run.policy, []).append(run)
-    baseline = _accuracies(by_policy.get(BASELINE, []))
-    return [_row(name, group, baseline, marks) for name, group in by_policy.items()]
+        groups.setdefault(run.policy, []).append(run)
+    return groups
 
 
 def paired_difference(

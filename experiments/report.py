@@ -1,7 +1,7 @@
 """plots/, summary.json and one self-contained report.html, from the records alone."""
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -44,15 +44,15 @@ def build(records: Records) -> Path:
     Returns:
         The path of report.html.
     """
-    folder, table_rows = records.folder, rows(records)
+    folder, table_rows, reasons = records.folder, rows(records), caveats(records)
     runs = compare.runs(records.events)
     pages = _panels(runs, records.config["layers"]["names"])
-    write_json(folder / "summary.json", compare.summary(table_rows, caveats(records)))
+    write_json(folder / "summary.json", compare.summary(table_rows, reasons))
     (folder / "plots").mkdir(exist_ok=True)
     for name, panels in pages.items():
         page = figures.figure(*panels.values())
         page.savefig(folder / "plots" / f"{name}.png", dpi=DPI, facecolor="white")
-    write_text(folder / "report.html", _html(records, runs, table_rows, pages))
+    write_text(folder / "report.html", _html(records, runs, table_rows, reasons, pages))
     return folder / "report.html"
 
 
@@ -101,7 +101,7 @@ def _path(values: np.ndarray) -> str:
 
 def _panels(runs: Sequence[Run], names: Sequence[str]) -> dict[str, dict[str, Panel]]:
     """By figure ("curves" and one for each policy) the panels by what they show."""
-    groups = _by_policy(run for run in runs if run.train)
+    groups = compare.by_policy(run for run in runs if run.train)
     if not groups:
         return {}
     furthest = {policy: _furthest(group) for policy, group in groups.items()}
@@ -165,25 +165,19 @@ def _furthest(runs: Sequence[Run]) -> Run:
     return max(runs, key=lambda run: run.step)
 
 
-def _by_policy(runs: Iterable[Run]) -> dict[str, list[Run]]:
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        groups.setdefault(run.policy, []).append(run)
-    return groups
-
-
 def _html(
     records: Records,
     runs: Sequence[Run],
     rows: Sequence[Row],
+    reasons: Sequence[str],
     pages: Mapping[str, Mapping[str, Panel]],
 ) -> str:
     config = records.config
     title = f"{config['name']}: layer learning rates"
     sections = [
-        _head(records, title),
+        _head(records, title, reasons),
         f"<h2>The question</h2>{QUESTION}",
-        _results(config, rows, demonstration=bool(caveats(records))),
+        _results(config, rows, demonstration=bool(reasons)),
         _curves_section(pages),
         _policies_section(config, runs, rows, pages),
         _method(records),
@@ -196,7 +190,7 @@ def _html(
     )
 
 
-def _head(records: Records, title: str) -> str:
+def _head(records: Records, title: str, reasons: Sequence[str]) -> str:
     config, environment = records.config, records.environment
     line = (
         f"{config['model']} on {DATA.get(config['source'], config['source'])}, "
@@ -204,7 +198,7 @@ def _head(records: Records, title: str) -> str:
         f"{config['total_steps']:,} steps a run; started {environment['started']}"
     )
     text = f'<h1>{escape(title)}</h1><p class="soft">{escape(line)}</p>'
-    if reasons := caveats(records):
+    if reasons:
         text += (
             '<p class="warn"><strong>A demonstration, not evidence:</strong> '
             f"{escape('; '.join(reasons))}.</p>"
@@ -276,7 +270,7 @@ def _policies_section(
     rows: Sequence[Row],
     pages: Mapping[str, Mapping[str, Panel]],
 ) -> str:
-    names, groups = config["layers"]["names"], _by_policy(runs)
+    names, groups = config["layers"]["names"], compare.by_policy(runs)
     sections = ""
     for row in rows:
         about = config["policies"][row.policy]

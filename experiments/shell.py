@@ -4,6 +4,8 @@ import io
 import sys
 from typing import Any
 
+INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
+
 _lost_interrupt = False
 
 

@@ -17,8 +17,6 @@ from .data import Dataset
 from .policies import POLICIES, Policy
 from .train import Trainer
 
-INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
-
 
 class AnyTrainer(Protocol):
     """What a study asks of `train.Trainer`."""
@@ -108,7 +106,7 @@ def run(
             f"`python -m experiments report {folder}` makes the report",
             soft_wrap=True,
         )
-        return INTERRUPTED
+        return shell.INTERRUPTED
     return status
 
 
@@ -155,7 +153,7 @@ def _train(
                 console.print(f"{name}: {_outcome(last)}", soft_wrap=True)
     except KeyboardInterrupt:
         console.print("Interrupted; this is what there is:")
-        return INTERRUPTED
+        return shell.INTERRUPTED
     return 0
 
 

@@ -9,7 +9,14 @@ import numpy as np
 from jax.core import Tracer
 
 from ._layers import Layers, PyTree, as_indices, leaves_by_path, quoted
-from ._scale import Multipliers, ScaleByLayerState, belongs, evaluate, layer_states
+from ._scale import (
+    Multipliers,
+    ScaleByLayerState,
+    belongs,
+    check_leaf,
+    evaluate,
+    layer_states,
+)
 
 
 def layer_multipliers(opt_state: PyTree, layers: Layers) -> dict[str, Any]:
@@ -51,10 +58,9 @@ def layer_multipliers(opt_state: PyTree, layers: Layers) -> dict[str, Any]:
     values = ours[0].multipliers
     if not isinstance(values, Tracer):
         values = np.asarray(values)
-        values = values.tolist() if values.ndim == 1 else np.moveaxis(values, -1, 0)
-    else:
-        values = jnp.moveaxis(values, -1, 0)
-    return {name: values[i] for i, name in enumerate(layers.names)}
+        if values.ndim == 1:
+            return dict(zip(layers.names, values.tolist(), strict=True))
+    return {name: values[..., i] for i, name in enumerate(layers.names)}
 
 
 def layer_table(
@@ -76,7 +82,8 @@ def layer_table(
         The table, a line for each layer, without a final newline.
 
     Raises:
-        ValueError: for a parameter that `layers` does not know, multipliers that are
+        ValueError: for a parameter that `layers` does not know, a stacked one with
+            another number of slices, multipliers that are
             not of shape (L,), or a schedule without `steps`.
 
     Example:
@@ -92,8 +99,7 @@ def layer_table(
     """
     sizes = np.zeros(len(layers), np.int64)
     for path, leaf in leaves_by_path(params).items():
-        if path not in layers.members:
-            raise ValueError(f"layer_table: {path!r} is in none of the layers")
+        check_leaf(layers, path, leaf)
         indices = as_indices(layers.members[path])
         # Not +=, which counts an index that repeats only once.
         np.add.at(sizes, list(indices), math.prod(jnp.shape(leaf)) // len(indices))

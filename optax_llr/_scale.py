@@ -256,7 +256,7 @@ def belongs(state: LayerState, layers: Layers) -> bool:
         return False
     if isinstance(state.fingerprint, Tracer):
         return True
-    return bool(np.all(np.asarray(state.fingerprint) == int(_fingerprint(layers))))
+    return bool(np.all(np.asarray(state.fingerprint) == _fingerprint(layers)))
 
 
 def evaluate(layers: Layers, multipliers: Multipliers, count: ArrayLike) -> jax.Array:
@@ -268,6 +268,22 @@ def evaluate(layers: Layers, multipliers: Multipliers, count: ArrayLike) -> jax.
             f"layers {quoted(layers.names)}; got {values.dtype} of shape {values.shape}"
         )
     return values.astype(_wide(values))
+
+
+def check_leaf(layers: Layers, path: str, leaf: Any) -> None:
+    """Refuses a leaf that these `Layers` do not know, or not in this shape."""
+    if path not in layers.members:
+        raise ValueError(
+            f"parameter {path!r} is in none of the layers; they know "
+            f"{quoted(layers.members)}. Make the layers from the same tree that the "
+            "optimizer is given"
+        )
+    member, shape = layers.members[path], jnp.shape(leaf)
+    if isinstance(member, tuple) and shape[:1] != (len(member),):
+        raise ValueError(
+            f"parameter {path!r} was stacked, with {len(member)} slices along axis 0; "
+            f"it now has shape {shape}"
+        )
 
 
 def _is_layer_state(node: Any) -> bool:
@@ -298,14 +314,14 @@ def _initial_fields(
     layers: Layers, multipliers: Multipliers, params: PyTree
 ) -> tuple[jax.Array, jax.Array, tuple[jax.Array, ...], jax.Array]:
     for path, leaf in leaves_by_path(params).items():
-        _check_leaf(layers, path, leaf)
+        check_leaf(layers, path, leaf)
     count = jnp.zeros([], jnp.int32)
     return (
         count,
         # A copy, so that a state that is donated does not take the caller's array.
         jnp.array(evaluate(layers, multipliers, count)),
         _digits(layers),
-        _fingerprint(layers),
+        jnp.asarray(_fingerprint(layers)),
     )
 
 
@@ -329,8 +345,8 @@ def _at_this_step(
     return state._replace(multipliers=jnp.where(ours, values, jnp.nan))
 
 
-def _fingerprint(layers: Layers) -> jax.Array:
-    return jnp.uint32(int(layers.fingerprint[:8], 16))
+def _fingerprint(layers: Layers) -> np.uint32:
+    return np.uint32(int(layers.fingerprint[:8], 16))
 
 
 def _digits(layers: Layers) -> tuple[jax.Array, ...]:
@@ -341,23 +357,8 @@ def _digits(layers: Layers) -> tuple[jax.Array, ...]:
     return lax.optimization_barrier(tuple(jnp.uint32(d) for d in range(side)))
 
 
-def _check_leaf(layers: Layers, path: str, leaf: Any) -> None:
-    if path not in layers.members:
-        raise ValueError(
-            f"parameter {path!r} is in none of the layers; they know "
-            f"{quoted(layers.members)}. Make the layers from the same tree that the "
-            "optimizer is given"
-        )
-    member, shape = layers.members[path], jnp.shape(leaf)
-    if isinstance(member, tuple) and shape[:1] != (len(member),):
-        raise ValueError(
-            f"parameter {path!r} was stacked, with {len(member)} slices along axis 0; "
-            f"it now has shape {shape}"
-        )
-
-
 def _check_dtype(path: str, leaf: Any) -> None:
-    dtype = jnp.asarray(leaf).dtype if isinstance(leaf, float) else leaf.dtype
+    dtype = jnp.result_type(leaf)
     if not jnp.issubdtype(dtype, jnp.inexact):
         raise ValueError(
             f"expected updates of a floating or complex dtype, got {dtype} for "
@@ -381,14 +382,13 @@ def _map_leaves(
     square = jnp.pad(state.multipliers, (0, side**2 - len(layers)))
     square = square.reshape(side, side)
     leaves = leaves_by_path(updates)
-    others = [
-        leaves_by_path(tree) for tree in rest
-    ]  # may know leaves that are None here
+    # By path, as these trees may have leaves where an update is None.
+    others = [leaves_by_path(tree) for tree in rest]
     mapped: dict[str, jax.Array] = {}
     together: dict[int, list[tuple[str, tuple[jax.Array, ...]]]] = {}
     for path, leaf in leaves.items():
         operand = (leaf, *(other[path] for other in others))
-        _check_leaf(layers, path, leaf)
+        check_leaf(layers, path, leaf)
         _check_dtype(path, leaf)
         member = layers.members[path]
         if isinstance(member, int):

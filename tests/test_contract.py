@@ -170,16 +170,20 @@ def all_numbers(dtype):
     return st.one_of(known, words.map(lambda word: word.view(dtype)[:12]))
 
 
+def first_update(name, multipliers, updates, params, jit):
+    update = compiled(name) if jit else functools.partial(update_once, name)
+    return update(multipliers, updates, params)
+
+
+def update_once(name, multipliers, updates, params):
+    transformation = TRANSFORMATIONS[name](LAYERS, multipliers)
+    return transformation.update(updates, transformation.init(updates), params)[0]
+
+
 @functools.cache
-def compiled(factory):
-    """Jitted update under multipliers that are arguments: one compilation a shape."""
-
-    @jax.jit
-    def update(multipliers, updates, params):
-        transformation = factory(LAYERS, multipliers)
-        return transformation.update(updates, transformation.init(params), params)[0]
-
-    return update
+def compiled(name):
+    """Jitted with multipliers that are arguments: one compilation a shape."""
+    return jax.jit(functools.partial(update_once, name))
 
 
 def fill(values, like):
@@ -199,11 +203,7 @@ def test_multiplier_1_keeps_every_bit(jit, dtype, data):
     updates = fill(data.draw(all_numbers(dtype)), SHAPES)
     updates = jax.tree.map(jnp.asarray, updates)
     ones = jnp.ones(len(LAYERS))
-    if jit:
-        ours = compiled(optax_llr.scale_by_layer)(ones, updates, None)
-    else:
-        scaling = optax_llr.scale_by_layer(LAYERS, ones)
-        ours, _ = scaling.update(updates, scaling.init(updates))
+    ours = first_update("scale_by_layer", ones, updates, None, jit)
     assert_same_bits(ours, updates)
 
 
@@ -214,11 +214,7 @@ def test_multiplier_1_keeps_every_bit(jit, dtype, data):
 def test_multiplier_0_gives_positive_zeros_whatever_comes(jit, dtype, data):
     updates = jax.tree.map(jnp.asarray, fill(data.draw(all_numbers(dtype)), SHAPES))
     zeros = jnp.zeros(len(LAYERS))
-    if jit:
-        ours = compiled(optax_llr.scale_by_layer)(zeros, updates, None)
-    else:
-        scaling = optax_llr.scale_by_layer(LAYERS, zeros)
-        ours, _ = scaling.update(updates, scaling.init(updates))
+    ours = first_update("scale_by_layer", zeros, updates, None, jit)
     assert_same_bits(ours, jax.tree.map(jnp.zeros_like, updates))
 
 
@@ -230,11 +226,7 @@ def test_decay_of_strength_0_keeps_every_bit_whatever_the_parameters(jit, dtype,
     updates = jax.tree.map(jnp.asarray, fill(data.draw(all_numbers(dtype)), SHAPES))
     params = jax.tree.map(lambda u: jnp.full_like(u, jnp.nan), updates)
     zeros = jnp.zeros(len(LAYERS))
-    if jit:
-        ours = compiled(TRANSFORMATIONS["layer_weight_decay"])(zeros, updates, params)
-    else:
-        decay = optax_llr.layer_weight_decay(RATE, LAYERS, zeros)
-        ours, _ = decay.update(updates, decay.init(params), params)
+    ours = first_update("layer_weight_decay", zeros, updates, params, jit)
     assert_same_bits(ours, updates)
 
 

@@ -12,13 +12,17 @@ def python_blocks(text):
         yield "\n" * text.count("\n", 0, block.start(1)) + block[1]
 
 
-def test_readme_code_runs(tmp_path, monkeypatch):
+def test_readme_code_runs_and_prints_what_it_shows(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)  # what the code writes stays out of the clone
     blocks = list(python_blocks(README.read_text(encoding="utf-8")))
     assert blocks, "README.md has no ```python block"
     names = {"__name__": "readme"}
     for block in blocks:
         exec(compile(block, README, "exec"), names)
+    shown = re.findall(
+        r"^```text\n(.*?)^```$", README.read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
+    assert shown == [capsys.readouterr().out]
 
 
 def test_readme_commands_install_what_they_use():
