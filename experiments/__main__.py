@@ -40,8 +40,8 @@ def main(arguments: Sequence[str]) -> int:
             case _:
                 got = " ".join(arguments) or "nothing"
                 return _refuse(f"expected study, report FOLDER or policies; got {got}")
-    except KeyboardInterrupt:
-        return shell.INTERRUPTED
+    except shell.Stop as stop:
+        return stop.status
     except OSError as error:  # a file or folder that cannot be read or written
         return _refuse(error)
 
@@ -60,21 +60,25 @@ def _study(arguments: Sequence[str]) -> int:
     )
     try:
         validate(config)
-        from . import cifar10, data
+        from . import data
 
         dataset = data.load(
-            config.source, archive=config.archive, validation=config.validation
+            config.source,
+            archive=config.archive,
+            validation=config.validation,
+            train_fraction=config.train_fraction,
+            label_noise=config.label_noise,
         )
     except ValueError as error:
         return _refuse(error)
     from . import study, train
 
-    shell.check_interrupt()
+    shell.check()
     train.use_compilation_cache()
     command = ["python", "-m", "experiments", "study", *arguments]
     try:
         return study.run(config, dataset, command)
-    except cifar10.DataError as error:
+    except ValueError as error:
         return _refuse(error)
 
 
@@ -96,6 +100,7 @@ def _policies() -> int:
         print(policy.name)
         print(f"  does      {policy.summary}")
         print(f"  expected  {policy.expectation}")
+        print(f"  control   {policy.control}")
         print(f"  source    {policy.source}\n")
     return 0
 
@@ -107,4 +112,4 @@ def _refuse(reason: object) -> int:
 
 if __name__ == "__main__":
     shell.prepare()
-    sys.exit(main(sys.argv[1:]))
+    shell.leave(main(sys.argv[1:]))

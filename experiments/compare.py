@@ -1,15 +1,21 @@
-"""From the events of a study to the rows of its table. Pure functions."""
+"""From the events of a study to the rows of its tables. Pure functions.
+
+Two questions are asked of every policy, each with one measure that was chosen before
+the runs: how good the network is in the end, and how fast it got there.
+"""
 
 import dataclasses
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from . import significance
+from .significance import Difference, Time
+
 BASELINE = "uniform"
-CONFIDENCE = 0.95
-FEWEST_FOR_INTERVAL = 3
-FEWEST_FOR_EVIDENCE = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,11 +25,11 @@ class Run:
     Attributes:
         policy: its name.
         seed: its seed.
-        status: "finished", "diverged" or "interrupted"; a run without an end line,
-            as a crash leaves it, counts as interrupted.
+        status: "finished", "diverged", or "interrupted" for a run without an end.
         step: optimizer steps done.
+        images: training images seen.
         seconds: training time, without compilation and evaluation.
-        test_accuracy: in [0, 1]; None unless finished.
+        test_accuracy: of the last step, in [0, 1]; None unless finished.
         train: its "train" events, in order.
         validation: its "validation" events, in order.
     """
@@ -32,6 +38,7 @@ class Run:
     seed: int
     status: str
     step: int
+    images: int
     seconds: float
     test_accuracy: float | None
     train: tuple[Mapping[str, Any], ...]
@@ -39,74 +46,110 @@ class Run:
 
 
 @dataclasses.dataclass(frozen=True)
-class Difference:
-    """Test accuracy minus the baseline's, paired by seed.
+class Question:
+    """What is asked of a policy, and the one number of a run that answers it."""
+
+    measure: str
+    value: Callable[[Run], float | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What the runs of a policy say to one question.
 
     Attributes:
-        n: pairs: seeds that finished under both policies.
-        mean: over the pairs.
-        interval: 95 % t interval of the mean, (low, high); None for fewer than 3 pairs.
+        values: the measure of each run that has one, by seed.
+        difference: to the control; None for a policy that is its own, and without
+            pairs.
     """
 
-    n: int
-    mean: float
-    interval: tuple[float, float] | None
+    values: Mapping[int, float]
+    difference: Difference | None
+
+    @property
+    def mean(self) -> float | None:
+        """Mean over the seeds."""
+        return statistics.fmean(self.values.values()) if self.values else None
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation (n − 1) over the seeds; None for fewer than two."""
+        return statistics.stdev(self.values.values()) if len(self.values) > 1 else None
 
 
 @dataclasses.dataclass(frozen=True)
 class Mark:
-    """Steps until the validation accuracy first stood at or above a mark.
-
-    A run that ended without reaching it took longer than it was watched: it is
-    counted in `n` and not in `steps`.
+    """What it took until the validation accuracy first stood at or above a mark.
 
     Attributes:
         mark: the accuracy, in [0, 1].
-        n: runs that had their chance: finished, diverged, or interrupted after it.
-        steps: of the runs that reached it, ascending.
+        n: all runs.
+        reached: how many of them came to it, be it before they diverged.
+        steps: median of the optimizer steps.
+        images: median of the training images.
+        seconds: median of the training time.
     """
 
     mark: float
     n: int
-    steps: tuple[int, ...]
+    reached: int
+    steps: Time
+    images: Time
+    seconds: Time
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A policy's line in the table.
+    """All about one policy.
 
     Attributes:
         policy: its name.
-        accuracies: test accuracies of the finished runs, in [0, 1], by seed.
-        diverged: how many runs ended in a loss that was not finite.
-        interrupted: how many runs were broken off.
-        difference: to the baseline; None for the baseline itself and without pairs.
+        control: the policy it is compared with; its own name for the baseline.
+        n: how many runs finished.
+        diverged: how many ended in a loss that was not finite.
+        interrupted: how many have not ended.
+        broken_pairs: seeds under which this policy or its control diverged.
+        answers: by the names of `QUESTIONS`.
         marks: one for each accuracy mark.
         seconds: mean training time of the finished runs; None without any.
     """
 
     policy: str
-    accuracies: Mapping[int, float]
+    control: str
+    n: int
     diverged: int
     interrupted: int
-    difference: Difference | None
+    broken_pairs: int
+    answers: Mapping[str, Answer]
     marks: tuple[Mark, ...]
     seconds: float | None
 
-    @property
-    def n(self) -> int:
-        """How many runs finished."""
-        return len(self.accuracies)
 
-    @property
-    def mean(self) -> float | None:
-        """Mean test accuracy of the finished runs."""
-        return statistics.fmean(self.accuracies.values()) if self.n else None
+def final_accuracy(run: Run) -> float | None:
+    """Test accuracy after the last step: no epoch is chosen by the test set."""
+    return run.test_accuracy
 
-    @property
-    def deviation(self) -> float | None:
-        """Standard deviation (n − 1) of the test accuracy; None for fewer than two."""
-        return statistics.stdev(self.accuracies.values()) if self.n > 1 else None
+
+def mean_accuracy(run: Run) -> float | None:
+    """Area under the validation accuracy over steps, divided by its width.
+
+    By trapezoids from the first evaluation to the last step. A run that did not finish
+    has none: neither the curve that it would have had nor its length is known. It is
+    counted, and where it diverged, it forbids a verdict.
+    """
+    steps = [event["step"] for event in run.validation]
+    heights = [event["accuracy"] for event in run.validation]
+    if run.status != "finished" or not heights or None in heights:
+        return None
+    if len(heights) == 1:
+        return heights[0]
+    return float(np.trapezoid(heights, steps)) / (steps[-1] - steps[0])
+
+
+QUESTIONS = {
+    "accuracy": Question("test accuracy after the last step", final_accuracy),
+    "speed": Question("mean validation accuracy over the run", mean_accuracy),
+}
 
 
 def runs(events: Iterable[Mapping[str, Any]]) -> list[Run]:
@@ -117,18 +160,6 @@ def runs(events: Iterable[Mapping[str, Any]]) -> list[Run]:
     return [_run(policy, seed, group) for (policy, seed), group in groups.items()]
 
 
-def rows(runs: Iterable[Run], marks: Sequence[float]) -> list[Row]:
-    """The table: one row a policy, in the order in which they began.
-
-    Args:
-        runs: of one study.
-        marks: validation accuracies in [0, 1].
-    """
-    groups = by_policy(runs)
-    baseline = _accuracies(groups.get(BASELINE, []))
-    return [_row(name, group, baseline, marks) for name, group in groups.items()]
-
-
 def by_policy(runs: Iterable[Run]) -> dict[str, list[Run]]:
     """The runs of each policy, in the order in which the policies began."""
     groups: dict[str, list[Run]] = {}
@@ -137,118 +168,59 @@ def by_policy(runs: Iterable[Run]) -> dict[str, list[Run]]:
     return groups
 
 
-def paired_difference(
-    accuracies: Mapping[int, float], baseline: Mapping[int, float]
-) -> Difference | None:
-    """The mean difference over the seeds that both have, with its t interval.
+def rows(
+    runs: Iterable[Run], marks: Sequence[float], controls: Mapping[str, str]
+) -> list[Row]:
+    """One row a policy, in the order in which they began.
 
     Args:
-        accuracies: seed → test accuracy.
-        baseline: likewise.
+        runs: of one study.
+        marks: validation accuracies in [0, 1].
+        controls: policy → the policy it is compared with; itself for the baseline.
     """
-    shared = [seed for seed in accuracies if seed in baseline]
-    pairs = [accuracies[seed] - baseline[seed] for seed in shared]
-    if not pairs:
-        return None
-    mean, n, interval = statistics.fmean(pairs), len(pairs), None
-    if n >= FEWEST_FOR_INTERVAL:
-        error = statistics.stdev(pairs) / math.sqrt(n)
-        half = t_quantile((1 + CONFIDENCE) / 2, n - 1) * error
-        interval = (mean - half, mean + half)
-    return Difference(n, mean, interval)
-
-
-def steps_to(runs: Iterable[Run], mark: float) -> Mark:
-    """When each run first reached a validation accuracy; never is censored."""
-    reached: list[int] = []
-    n = 0
-    for run in runs:
-        step = next((e["step"] for e in run.validation if _at_least(e, mark)), None)
-        if step is not None:
-            reached.append(step)
-        n += step is not None or run.status != "interrupted"
-    return Mark(mark, n, tuple(sorted(reached)))
-
-
-def caveats(rows: Sequence[Row], source: str, planned: int) -> list[str]:
-    """Why the table is a demonstration and not evidence; empty if it may be evidence.
-
-    Args:
-        rows: the table.
-        source: the data's name; "sample" is the small bundled one.
-        planned: how many runs the study was to have.
-    """
-    ends = [row.n + row.diverged for row in rows]
-    ended, fewest = sum(ends), min(ends, default=0)
-    found: list[str] = []
-    if ended < planned:
-        found.append(f"only {ended} of {planned} runs came to their end")
-    if fewest < FEWEST_FOR_EVIDENCE:
-        found.append(f"n = {fewest} runs a policy, fewer than {FEWEST_FOR_EVIDENCE}")
-    if source == "sample":
-        found.append("trained on the small bundled sample, not on the whole data set")
-    return found
-
-
-def verdict(row: Row) -> str:
-    """What a policy's paired difference allows to be said if there are no caveats."""
-    if row.diverged:
-        return "no verdict from the runs left over: some diverged"
-    if row.difference is None or row.difference.interval is None:
-        return f"no verdict: too few seeds finished under both this and {BASELINE}"
-    low, high = row.difference.interval
-    if low > 0:
-        return f"higher test accuracy than {BASELINE}: the interval lies above 0"
-    if high < 0:
-        return f"lower test accuracy than {BASELINE}: the interval lies below 0"
-    return "undecided: the interval holds 0"
-
-
-def summary(rows: Sequence[Row], caveats: Sequence[str]) -> dict[str, Any]:
-    """summary.json: the table, and why it is no evidence if it is none."""
-    return {
-        "baseline": BASELINE,
-        "confidence": CONFIDENCE,
-        "caveats": list(caveats),
-        "rows": [
-            dataclasses.asdict(row)
-            | {"n": row.n, "mean": row.mean, "deviation": row.deviation}
-            for row in rows
-        ],
+    groups = by_policy(runs)
+    answers = {
+        name: _answers(groups, controls, question.value)
+        for name, question in QUESTIONS.items()
     }
+    return [
+        _row(
+            controls[policy],
+            group,
+            groups.get(controls[policy], []),
+            {name: of[policy] for name, of in answers.items()},
+            marks,
+        )
+        for policy, group in groups.items()
+    ]
 
 
-def t_quantile(probability: float, freedom: int) -> float:
-    """The quantile of Student's t distribution, by bisection of its angle.
+def time_to(runs: Sequence[Run], mark: float) -> Mark:
+    """When half of the runs had first reached a validation accuracy.
 
-    With tan θ = t / √ν the distribution function is a finite sum of powers of cos θ.
-
-    Args:
-        probability: in (0.5, 1).
-        freedom: degrees of freedom ν, a whole number from 1 on.
-
-    References:
-        Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.3 and 26.7.4.
+    A run that finished without it counts as slower than those that reached it, one that
+    diverged before as never; one that has not ended was watched for so long.
     """
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        if (1 + _two_sided(middle, freedom)) / 2 < probability:
-            low = middle
-        else:
-            high = middle
-    return math.sqrt(freedom) * math.tan(low)
+    firsts = [
+        next((event for event in run.validation if _at_least(event, mark)), None)
+        for run in runs
+    ]
+    without = [run for run, first in zip(runs, firsts, strict=True) if first is None]
+    reached = [first for first in firsts if first is not None]
 
+    def median(unit: str) -> Time:
+        return significance.median_time(
+            [event[unit] for event in reached],
+            [
+                math.inf if run.status == "diverged" else getattr(run, unit)
+                for run in without
+                if run.status != "interrupted"
+            ],
+            [getattr(run, unit) for run in without if run.status == "interrupted"],
+        )
 
-def _two_sided(angle: float, freedom: int) -> float:
-    """The probability that |t| ≤ √ν·tan(angle)."""
-    odd = freedom % 2
-    term = math.sin(angle) * (math.cos(angle) if odd else 1.0)
-    total = 0.0
-    for k in range(2 + odd, freedom + 1, 2):
-        total += term
-        term *= math.cos(angle) ** 2 * (k - 1) / k
-    return 2 / math.pi * (angle + total) if odd else total
+    units = median("step"), median("images"), median("seconds")
+    return Mark(mark, len(runs), len(reached), *units)
 
 
 def _run(policy: str, seed: int, events: Sequence[Mapping[str, Any]]) -> Run:
@@ -259,40 +231,69 @@ def _run(policy: str, seed: int, events: Sequence[Mapping[str, Any]]) -> Run:
         seed=seed,
         status=last["status"] if ended else "interrupted",
         step=last["step"],
+        images=last["images"],
         seconds=last["seconds"],
-        test_accuracy=last.get("test_accuracy") if ended else None,
+        test_accuracy=last["test_accuracy"] if ended else None,
         train=tuple(e for e in events if e["kind"] == "train"),
         validation=tuple(e for e in events if e["kind"] == "validation"),
     )
 
 
 def _row(
-    policy: str,
+    control: str,
     runs: Sequence[Run],
-    baseline: Mapping[int, float],
+    controls: Sequence[Run],
+    answers: Mapping[str, Answer],
     marks: Sequence[float],
 ) -> Row:
-    accuracies = _accuracies(runs)
     finished = [run.seconds for run in runs if run.status == "finished"]
     return Row(
-        policy=policy,
-        accuracies=accuracies,
-        diverged=sum(run.status == "diverged" for run in runs),
+        policy=runs[0].policy,
+        control=control,
+        n=len(finished),
+        diverged=len(_diverged(runs)),
         interrupted=sum(run.status == "interrupted" for run in runs),
-        difference=(
-            None if policy == BASELINE else paired_difference(accuracies, baseline)
-        ),
-        marks=tuple(steps_to(runs, mark) for mark in marks),
+        broken_pairs=len(_diverged(runs) | _diverged(controls)),
+        answers=answers,
+        marks=tuple(time_to(runs, mark) for mark in marks),
         seconds=statistics.fmean(finished) if finished else None,
     )
 
 
-def _accuracies(runs: Iterable[Run]) -> dict[int, float]:
-    return {
-        run.seed: run.test_accuracy
-        for run in runs
-        if run.status == "finished" and run.test_accuracy is not None
+def _answers(
+    groups: Mapping[str, Sequence[Run]],
+    controls: Mapping[str, str],
+    value: Callable[[Run], float | None],
+) -> dict[str, Answer]:
+    """What each policy says to one question, with p corrected over all policies.
+
+    A comparison that allows no test counts as one more, with a p of 1.
+    """
+    values = {
+        policy: {run.seed: v for run in group if (v := value(run)) is not None}
+        for policy, group in groups.items()
     }
+    found = {
+        policy: significance.paired(values[policy], values.get(controls[policy], {}))
+        for policy in groups
+        if controls[policy] != policy
+    }
+    p = {policy: d.p if d else None for policy, d in found.items()}
+    corrected = significance.holm({k: 1.0 if v is None else v for k, v in p.items()})
+    differences = {
+        policy: dataclasses.replace(d, p_holm=corrected[policy])
+        if d and d.p is not None
+        else d
+        for policy, d in found.items()
+    }
+    return {
+        policy: Answer(values[policy], differences.get(policy)) for policy in groups
+    }
+
+
+def _diverged(runs: Iterable[Run]) -> set[int]:
+    """The seeds under which runs diverged."""
+    return {run.seed for run in runs if run.status == "diverged"}
 
 
 def _at_least(event: Mapping[str, Any], mark: float) -> bool:

@@ -7,11 +7,32 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-MODELS = ("cnn-shallow", "resnet20")
+# fmt: off
+MODELS = {
+    "cnn-shallow": ("none", "batch", "group"),
+    **dict.fromkeys(
+        ("vgg5", "vgg8", "vgg11", "vgg13", "vgg16", "vgg19",
+         "layca-cnn1", "layca-cnn2",
+         "resnet20", "resnet56", "resnet110", "resnet18",
+         "wrn16-4", "wrn28-10", "densenet76"),
+        ("batch", "group", "none"),
+    ),
+    "vit": ("layer",),
+    "transformer-rows": ("layer",),
+    "lstm-rows": ("none",),
+}
+# fmt: on
+"""The norms that each model can have, its own first."""
+OPTIMIZERS = ("sgd", "nesterov", "adamw", "lars", "lamb", "muon")
+DECAYS = ("coupled", "following", "ignoring")
 SCHEDULES = ("constant", "piecewise", "triangular", "onecycle", "cosine", "sgdr")
 DTYPES = ("float32", "bfloat16")
+CONTROLS = {"cascade": "uniform-onecycle", "freezeout": "uniform-cosine"}
+"""What a policy is compared with that anneals by itself; the others: with uniform."""
 POLICY_NAMES = (
     "uniform",
+    "uniform-onecycle",
+    "uniform-cosine",
     "early-first",
     "late-first",
     "static-decreasing",
@@ -24,8 +45,10 @@ POLICY_NAMES = (
     "freezeout",
     "rotation-alpha",
 )
-TRAINING_IMAGES = {"sample": 2_000, "cifar10": 50_000}
+TRAINING_IMAGES = {"sample": 2_000, "cifar10": 50_000, "cifar100": 50_000}
 """Training images of each source, before the validation split is cut off."""
+CLASSES = {"sample": 10, "cifar10": 10, "cifar100": 100}
+"""Classes of each source, all with the same number of training images."""
 IMAGE_SIDE = 32
 TRAIN_LINES = 128
 """Training metrics are fetched from the device about this many times a run."""
@@ -41,12 +64,18 @@ class Config:
     name: str = "demo"
     """Name of the study; the run folder is called after it."""
     model: str = "cnn-shallow"
-    """cnn-shallow (three convolutions, one hidden layer) or resnet20."""
+    """A plain net: cnn-shallow, vgg5, vgg8, vgg11, vgg13, vgg16, vgg19, layca-cnn1,
+    layca-cnn2; a residual one: resnet20, resnet56, resnet110, resnet18, wrn16-4,
+    wrn28-10; densenet76; vit; or over rows of pixels: transformer-rows, lstm-rows."""
+    norm: str = "own"
+    """Norm of the model's layers: own (what the model is known with), batch, group or
+    none, as far as the model has a choice."""
     policies: tuple[str, ...] = (
         "uniform",
         "early-first",
         "late-first",
         "three-stage",
+        "uniform-cosine",
         "freezeout",
     )
     """Layer policies to compare; `python -m experiments policies` lists them."""
@@ -61,33 +90,59 @@ class Config:
     schedule: str = "piecewise"
     """Global schedule: constant, piecewise (×0.1 at 50, 75 and 90 % of the run),
     triangular, onecycle, cosine or sgdr."""
+    optimizer: str = "sgd"
+    """sgd, nesterov, adamw, lars, lamb or muon; the multipliers come behind it."""
     momentum: float = 0.9
-    """Momentum of SGD."""
+    """Momentum; of adamw and lamb the first of their two decay rates."""
     weight_decay: float = 5e-4
-    """Weight decay, added to the gradient (coupled)."""
+    """Weight decay."""
+    decay: str = "coupled"
+    """How the weights decay: coupled (through the gradient, or for lamb through its
+    trust ratio), following (apart from it, times the multipliers of the layers) or
+    ignoring (apart from it, the same for every layer)."""
+    label_smoothing: float = 0.0
+    """Share of each training target that is spread evenly over all classes."""
+    ema: float = 0.0
+    """Decay a step of the moving average of the weights that is evaluated in place of
+    the weights; 0 for none."""
     source: str = "sample"
-    """Data: sample (bundled, 2,000 images to train on) or cifar10 (the whole set)."""
+    """Data: sample (of CIFAR-10, bundled, 2,000 images to train on), or the whole of
+    cifar10 or cifar100."""
     archive: Path | None = None
-    """A downloaded cifar-10-binary.tar.gz to read cifar10 from."""
+    """A downloaded cifar-10-binary.tar.gz, or cifar-100-binary.tar.gz, to read it
+    from."""
     validation: int = 400
     """Images cut from the training set for validation, the same for every run."""
+    train_fraction: float = 1.0
+    """Share of the other training images to train on, the same for every run."""
+    label_noise: float = 0.0
+    """Share of the training images that get a wrong label, the same for every run;
+    labels for validation and test stay true."""
     flip: bool = True
     """Mirror each training image with probability one half."""
     crop_padding: int = 0
     """Shift each training image by up to so many pixels, over reflected borders."""
+    cutout: int = 0
+    """Side in pixels of a square that is blanked at a random place of each training
+    image; 0 for none."""
     dtype: str = "float32"
     """Arithmetic of the model, float32 or bfloat16; parameters stay float32."""
     evaluations: int = 40
     """Evaluations on the validation images a run, evenly spread and at the end."""
     marks: tuple[float, ...] = (0.3, 0.35, 0.4, 0.45)
     """Validation accuracies; reported is the step at which a run first reaches each."""
+    checkpoint_seconds: float = 60.0
+    """Seconds of training between two checkpoints."""
+    tensorboard: bool = False
+    """Write TensorBoard event files beside the records."""
     out: Path = Path("runs")
-    """Folder in which the run folder is made."""
+    """Folder in which the folder of the study is made."""
 
     @property
     def training_images(self) -> int:
-        """Images left to train on once the validation split is cut off."""
-        return TRAINING_IMAGES[self.source] - self.validation
+        """Images to train on: the share of what the validation split leaves."""
+        left = TRAINING_IMAGES[self.source] - self.validation
+        return round(self.train_fraction * left)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -152,11 +207,23 @@ def validate(config: Config) -> None:
     """
     _choose("model", config.model, MODELS)
     _choose("source", config.source, TRAINING_IMAGES)
+    _choose("norm", config.norm, ("own", *MODELS[config.model]))
     _choose("schedule", config.schedule, SCHEDULES)
+    _choose("optimizer", config.optimizer, OPTIMIZERS)
+    _choose("decay", config.decay, DECAYS)
     _choose("dtype", config.dtype, DTYPES)
     for policy in config.policies:
         _choose("policies", policy, POLICY_NAMES)
-    available = TRAINING_IMAGES[config.source]
+        if (control := CONTROLS.get(policy, "uniform")) not in config.policies:
+            raise ValueError(
+                f"policies must hold {control!r}, which {policy!r} is compared with; "
+                f"got {', '.join(config.policies)}"
+            )
+    if not 0 < config.train_fraction <= 1:
+        raise ValueError(
+            f"train_fraction must be above 0 and at most 1; got {config.train_fraction}"
+        )
+    available, classes = TRAINING_IMAGES[config.source], CLASSES[config.source]
     # A comparison with NaN is false, so NaN is refused wherever a bound is asked for.
     for ok, field, wanted in [
         (
@@ -164,11 +231,7 @@ def validate(config: Config) -> None:
             "name",
             "a plain folder name of up to 100 letters, digits and . _ -",
         ),
-        (
-            "uniform" in config.policies,
-            "policies",
-            "a choice with 'uniform', which the others are compared with",
-        ),
+        (config.policies, "policies", "at least one"),
         (len(set(config.policies)) == len(config.policies), "policies", "all distinct"),
         (1 <= config.seeds <= 1_000, "seeds", "between 1 and 1,000"),
         (
@@ -180,27 +243,50 @@ def validate(config: Config) -> None:
         (0 <= config.momentum < 1, "momentum", "in [0, 1)"),
         (0 <= config.weight_decay < math.inf, "weight_decay", "finite, 0 or more"),
         (
-            config.archive is None or config.source == "cifar10",
+            config.decay != "coupled" or config.optimizer != "adamw",
+            "decay",
+            "following or ignoring with adamw, which is Adam with its decay apart",
+        ),
+        (0 <= config.label_smoothing < 1, "label_smoothing", "in [0, 1)"),
+        (0 <= config.ema < 1, "ema", "in [0, 1)"),
+        (
+            config.archive is None or config.source != "sample",
             "archive",
             "absent where source is 'sample', which is bundled",
         ),
         (
-            10 <= config.validation <= available - 10,
+            classes <= config.validation <= available - classes,
             "validation",
-            f"between 10 and {available - 10}, as {config.source} has {available} "
-            "training images of ten classes",
+            f"between {classes} and {available - classes}, as {config.source} has "
+            f"{available} training images of {classes} classes",
         ),
         (
-            1 <= config.batch_size <= available - config.validation,
+            config.training_images >= classes,
+            "train_fraction",
+            f"large enough for an image of each of the {classes} classes",
+        ),
+        (0 <= config.label_noise <= 1, "label_noise", "in [0, 1]"),
+        (
+            1 <= config.batch_size <= config.training_images,
             "batch_size",
-            f"between 1 and the {available - config.validation} training images",
+            f"between 1 and the {config.training_images} training images",
         ),
         (
             0 <= config.crop_padding < IMAGE_SIDE,
             "crop_padding",
             f"between 0 and {IMAGE_SIDE - 1} pixels",
         ),
+        (
+            0 <= config.cutout <= IMAGE_SIDE,
+            "cutout",
+            f"between 0 and {IMAGE_SIDE} pixels",
+        ),
         (config.evaluations >= 1, "evaluations", "at least 1"),
+        (
+            0 <= config.checkpoint_seconds < math.inf,
+            "checkpoint_seconds",
+            "finite, 0 or more",
+        ),
         (
             config.marks and all(0 < mark < 1 for mark in config.marks),
             "marks",

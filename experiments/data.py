@@ -1,4 +1,4 @@
-"""What a study trains on: CIFAR-10 or its bundled sample, and the validation cut."""
+"""What a study trains on: CIFAR or its bundled sample, divided, noisy if asked for."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .cifar10 import CLASSES, MEAN, SIDE, STD, DataError, Published, Split, read_cifar10
+from .cifar import CIFAR10, SIDE, VARIANTS, DataError, Published, Split, read_cifar
 
-VALIDATION_SEED = 20090408  # one cut for every study: never change it
+# One cut and one noise for every study: never change them.
+CUT_SEED = 20090408
+NOISE_SEED = 20170226
 
 SAMPLE = Path(__file__).parent / "sample" / "cifar10.png"
 SAMPLE_CHECKSUM = "616e0cb2e25671470c4936d1dd8bd8bdedf1416206ffed479ed20df2bdd100f5"
@@ -24,6 +26,7 @@ class Dataset:
 
     name: str
     train: Split
+    """What is trained on; with label noise, some of its labels are wrong."""
     validation: Split
     """Cut from the published training set; the same in every study of one size."""
     test: Split
@@ -34,65 +37,117 @@ class Dataset:
     std: np.ndarray
     """Of each channel, pixels in [0, 1], float32, (3,)."""
     checksum: str
-    """SHA-256 of all pixels and labels, before the validation set is cut off."""
+    """SHA-256 of all pixels and labels as they were published."""
 
 
-def load(source: str, *, archive: Path | None = None, validation: int) -> Dataset:
-    """Loads CIFAR-10 or its bundled sample and cuts off a validation set.
+def load(
+    source: str,
+    *,
+    archive: Path | None = None,
+    validation: int,
+    train_fraction: float = 1.0,
+    label_noise: float = 0.0,
+) -> Dataset:
+    """Loads CIFAR-10, CIFAR-100 or the bundled sample, and divides it.
 
     Args:
-        source: "sample" (2,000 training and 500 test images that come with the
-            project) or "cifar10" (all 60,000, prepared by TFDS under
-            `TFDS_DATA_DIR` or `~/tensorflow_datasets`).
-        archive: a downloaded `cifar-10-binary.tar.gz` to read instead of TFDS.
+        source: "sample" (2,000 training and 500 test images of CIFAR-10 that come with
+            the project), or "cifar10" or "cifar100" (all 60,000, prepared by TFDS under
+            `TFDS_DATA_DIR` or `~/tensorflow_datasets`; of CIFAR-100 the fine labels).
+        archive: a downloaded `cifar-10-binary.tar.gz` or `cifar-100-binary.tar.gz` to
+            read instead of TFDS.
         validation: how many training images to set aside, the same number of each
             class or as nearly as can be.
+        train_fraction: share of the others to train on, with its classes likewise. A
+            smaller share is a part of a larger one.
+        label_noise: share of the images to train on that get a wrong label, any other
+            class being equally likely. The images of a smaller share, and their
+            labels, are a part of those of a larger one.
 
     Raises:
         DataError: the data are missing or damaged; the message says what to do.
-        ValueError: an unknown source, or a validation set that cannot be cut.
+        ValueError: an unknown source, or a part that cannot be had.
     """
-    if source not in ("sample", "cifar10"):
-        raise ValueError(f"source: expected 'sample' or 'cifar10', got {source!r}.")
+    if source not in (known := ("sample", *VARIANTS)):
+        raise ValueError(f"source: expected one of {', '.join(known)}, got {source!r}.")
     if source == "sample" and archive is not None:
         raise ValueError(
             f"archive: expected none with the source 'sample', got {archive}; "
-            "leave it out, or take the source 'cifar10'."
+            "leave it out, or take the source that it holds."
         )
-    published = read_sample() if source == "sample" else read_cifar10(archive)
-    rest, held_out = cut(published.train.labels, validation)
+    variant = VARIANTS.get(source, CIFAR10)
+    published = read_sample() if source == "sample" else read_cifar(variant, archive)
+    classes = len(variant.classes)
+    train, held_out = cut(published.train.labels, classes, validation, train_fraction)
+    trained = published.train.take(train)
     return Dataset(
         name=source,
-        train=published.train.take(rest),
+        train=Split(trained.images, disturb(trained.labels, classes, label_noise)),
         validation=published.train.take(held_out),
         test=published.test,
-        classes=CLASSES,
-        mean=MEAN,
-        std=STD,
+        classes=variant.classes,
+        mean=variant.mean,
+        std=variant.std,
         checksum=published.checksum,
     )
 
 
-def cut(labels: np.ndarray, validation: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (rest, validation), both ascending, the same at every call.
+def cut(
+    labels: np.ndarray, classes: int, validation: int, train_fraction: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indices (train, validation), both ascending, the same at every call.
 
     Raises:
         ValueError: some class would be missing from one of the two.
     """
-    available = np.bincount(labels, minlength=len(CLASSES))
-    most = len(CLASSES) * (int(available.min()) - 1)
-    if not len(CLASSES) <= validation <= most:
+    most = classes * (int(np.bincount(labels, minlength=classes).min()) - 1)
+    if not classes <= validation <= most:
         raise ValueError(
-            f"validation: expected {len(CLASSES)} to {most} images, so that each class "
+            f"validation: expected {classes} to {most} images, so that each class "
             f"is in both parts, got {validation}."
         )
-    # Raw bits, because NumPy promises to keep only them the same in later versions.
-    order = np.argsort(np.random.PCG64(VALIDATION_SEED).random_raw(len(labels)))
-    held_out = np.zeros(len(labels), bool)
-    for label in range(len(CLASSES)):
-        share = validation // len(CLASSES) + (label < validation % len(CLASSES))
-        held_out[order[labels[order] == label][:share]] = True
-    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+    order = _evenly(labels, classes)
+    held_out, left = order[:validation], order[validation:]
+    if not (
+        0 < train_fraction <= 1
+        and (count := round(train_fraction * len(left))) >= classes
+    ):
+        raise ValueError(
+            "train_fraction: expected at most 1, and enough for one image of each of "
+            f"{classes} classes out of {len(left)} images, got {train_fraction}."
+        )
+    return np.sort(left[:count]), np.sort(held_out)
+
+
+def _evenly(labels: np.ndarray, classes: int) -> np.ndarray:
+    """A random order in which the classes take turns, as long as they have images."""
+    shuffled = np.argsort(_random_bits(CUT_SEED, len(labels)))
+    turn = np.empty(len(labels), int)
+    for label in range(classes):
+        those = shuffled[labels[shuffled] == label]
+        turn[those] = np.arange(len(those))
+    return np.lexsort((labels, turn))
+
+
+def disturb(labels: np.ndarray, classes: int, share: float) -> np.ndarray:
+    """The labels, a random share of them wrong, the same at every call.
+
+    Raises:
+        ValueError: a share outside of [0, 1].
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"label_noise: expected a share in [0, 1], got {share}.")
+    bits = _random_bits(NOISE_SEED, 2 * len(labels)).reshape(2, -1)
+    chosen = np.argsort(bits[0])[: round(share * len(labels))]
+    shift = 1 + bits[1, chosen] % (classes - 1)  # never a whole turn
+    wrong = labels.copy()
+    wrong[chosen] = (labels[chosen] + shift.astype(labels.dtype)) % classes
+    return wrong
+
+
+def _random_bits(seed: int, count: int) -> np.ndarray:
+    # NumPy promises to keep only the raw bits the same in later versions.
+    return np.random.PCG64(seed).random_raw(count)
 
 
 def read_sample() -> Published:
@@ -112,7 +167,7 @@ def read_sample() -> Published:
 
 def _unpack(picture: np.ndarray) -> Published:
     height, width = SAMPLE_ROWS * SIDE, SAMPLE_TRAIN_COLUMNS * SIDE
-    tops = [label * (height + SAMPLE_GAP) for label in range(len(CLASSES))]
+    tops = [label * (height + SAMPLE_GAP) for label in range(len(CIFAR10.classes))]
     train = [_tiles(picture[y : y + height, :width]) for y in tops]
     test = [_tiles(picture[y : y + height, width + SAMPLE_GAP :]) for y in tops]
     return Published(_by_class(train), _by_class(test))

@@ -1,7 +1,10 @@
 """The layer policies under comparison, each with what was expected of it beforehand.
 
-The expectations were written before any run and stay as they are, also where the runs
-say otherwise. Unless a policy says more, it leaves the global schedule to the study.
+The expectations were written before any study and stay as they are, also where the
+runs say otherwise; one that rests on trial runs says so. Unless a policy says more, it
+leaves the global schedule to the study and is compared with `uniform`. One that anneals
+by itself is compared with uniform rates annealed most alike, or else annealing would be
+mistaken for what layer rates do.
 """
 
 import dataclasses
@@ -13,6 +16,8 @@ import optax
 
 import optax_llr
 from optax_llr import Layers
+
+from .config import CONTROLS
 
 THREAD = (
     'L. Smith and replies, "Cyclical Layer Learning Rates (a research question)", '
@@ -37,6 +42,11 @@ class Policy:
     """(layers, total_steps) → an array (L,) or a schedule `count -> (L,)`."""
     schedule: str | None = None
     """The global schedule that belongs to it; None for that of the study."""
+
+    @property
+    def control(self) -> str:
+        """The policy that it is compared with, seed by seed; of uniform, uniform."""
+        return CONTROLS.get(self.name, "uniform")
 
 
 def _uniform(layers: Layers, total_steps: int) -> Multipliers:
@@ -120,6 +130,28 @@ POLICIES = {
             "which speaks for solving for all of them together.",
             source="common practice",
             multipliers=_uniform,
+        ),
+        Policy(
+            name="uniform-onecycle",
+            summary="Every layer at the global rate, which rises and falls once: "
+            "uniform annealed most like cascade.",
+            expectation="Slow at first, since it warms up, and ahead of uniform under "
+            "piecewise at the end, as in two trial runs; what cascade gains beyond "
+            "that is owed to its layer rates.",
+            source="Smith and Topin, Super-Convergence, arXiv:1708.07120",
+            multipliers=_uniform,
+            schedule="onecycle",
+        ),
+        Policy(
+            name="uniform-cosine",
+            summary="Every layer at the global rate, which falls to 0 along a cosine: "
+            "uniform annealed most like freezeout.",
+            expectation="Behind uniform under piecewise just after half-way, where "
+            "that drops its rate at once, and equal or slightly ahead at the end; "
+            "what freezeout loses beyond that is the price of freezing.",
+            source="Loshchilov and Hutter, SGDR, arXiv:1608.03983",
+            multipliers=_uniform,
+            schedule="cosine",
         ),
         Policy(
             name="early-first",

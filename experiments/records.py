@@ -1,141 +1,83 @@
-"""The run folder: what a study writes down while it runs, and how it is read again.
+"""What a study writes down, and how it is read again.
 
-    config.json    what was asked for: configuration, layers, policies, total_steps
-    env.json       where it ran: versions, device, commit, command line, data checksum
-    metrics.jsonl  what happened: one line an event, the truth for everything below
-    summary.json   the table of `compare`
-    plots/, report.html
+    <study>/
+        config.json     what was asked for: configuration, layers, policies, total_steps
+        env.json        the processes that worked on it: versions, device, commit, …
+        summary.json    the table of `compare`
+        plots/, report.html
+        <policy>-<seed>/
+            config.json, env.json   the same, of this run
+            metrics.jsonl           what happened: a line an event, the truth for all
+            timings.jsonl           beside each of its lines, how long it took
+            checkpoints/            while it is under way
 
-All JSON is strict: a number that is not finite is written as null.
+The same run writes the same metrics.jsonl to the last bit; what cannot be the same, the
+time that it took, stands beside it. Both are sealed line by line (`sealed`). All JSON
+is strict: a number that is not finite is written as null. records.schema.json describes
+every file and every kind of line.
 """
 
 import dataclasses
-import datetime
-import importlib.metadata
+import functools
 import json
 import math
 import os
-import platform
-import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self, TextIO
+from typing import Any
 
 import jax
+import jsonschema
+import jsonschema.exceptions
 import numpy as np
 
-from .config import PLAIN_NAME
+from . import sealed
 
 Event = dict[str, Any]
 
-# The shapes of what is read. A dict names the keys that must be there, or {str: …} what
-# every key holds; a list of one shape holds any number of it. A MEASURED number is None
-# where it was not finite.
-NUMBER = int | float
-MEASURED = int | float | None
-CONFIG = {
-    "name": str,
-    "model": str,
-    "source": str,
-    "seeds": int,
-    "marks": [NUMBER],
-    "layers": {"names": [str]},
-    "policies": {str: {"summary": str, "expectation": str, "source": str}},
-    "total_steps": int,
-}
-ENVIRONMENT = {
-    "started": str,
-    "command": [str],
-    "commit": str | None,
-    "dirty": bool | None,
-    "versions": {},
-}
-EVENT = {
-    "kind": str,
-    "policy": str,
-    "seed": int,
-    "step": int,
-    "images": int,
-    "seconds": NUMBER,
-}
-KINDS = {
-    "train": {
-        "loss": MEASURED,
-        "accuracy": MEASURED,
-        "rate": MEASURED,
-        "multipliers": [MEASURED],
-    },
-    "validation": {"loss": MEASURED, "accuracy": MEASURED},
-    "end": {"status": str, "test_loss": MEASURED, "test_accuracy": MEASURED},
-}
-STATUSES = ("finished", "diverged", "interrupted")
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+SCHEMA = Path(__file__).with_name("records.schema.json")
 
 
 @dataclasses.dataclass(frozen=True)
 class Records:
-    """A run folder, read.
+    """The folder of a study, read.
 
     Attributes:
         folder: where it stands.
         config: config.json.
-        environment: env.json.
-        events: the lines of metrics.jsonl, in order.
+        sessions: the processes that worked on it, in order.
+        events: the lines of every run, run by run, each with its "seconds".
     """
 
     folder: Path
     config: dict[str, Any]
-    environment: dict[str, Any]
+    sessions: tuple[dict[str, Any], ...]
     events: tuple[Event, ...]
 
-
-class Log:
-    """metrics.jsonl, open for appending; every event reaches the file at once."""
-
-    def __init__(self, folder: Path):
-        self._file: TextIO = (folder / "metrics.jsonl").open("a", encoding="utf-8")
-
-    def write(self, event: Mapping[str, Any]) -> None:
-        """Appends one event.
-
-        Raises:
-            ValueError: if it is not of the shape that its kind has in `KINDS`.
-        """
-        recorded = plain(event)
-        _check_event(recorded, "the event to be recorded")
-        line = json.dumps(recorded, allow_nan=False, ensure_ascii=False)
-        self._file.write(line + "\n")
-        self._file.flush()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+    @property
+    def environment(self) -> dict[str, Any]:
+        """The process that began it."""
+        return self.sessions[0]
 
 
-def create(folder: Path) -> Path:
-    """Makes an empty run folder.
-
-    Raises:
-        ValueError: if something stands there already: records are never overwritten.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(
-            f"{str(folder)!r} exists and is not empty; name another folder"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def run_folder(study: Path, policy: str, seed: int) -> Path:
+    """The folder of one run."""
+    return study / f"{policy}-{seed}"
 
 
-def new_folder(parent: Path, name: str) -> Path:
-    """`<parent>/<name>-<UTC time>`, with a counter where two studies share a second."""
-    time = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
-    folder, count = parent / f"{name}-{time}", 1
-    while folder.exists():
-        count += 1
-        folder = folder.with_name(f"{name}-{time}-{count}")
-    return folder
+def has_ended(run: Path) -> bool:
+    """Whether a run came to its end, and its records are whole."""
+    metrics, timings = read_lines(run)
+    return (
+        not (metrics.damage or timings.damage)
+        and len(timings.records) == len(metrics.records) > 0
+        and metrics.records[-1]["kind"] == "end"
+    )
+
+
+def read_lines(run: Path) -> tuple[sealed.Lines, sealed.Lines]:
+    """The good lines of metrics.jsonl and of timings.jsonl."""
+    return sealed.read(run / "metrics.jsonl"), sealed.read(run / "timings.jsonl")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -152,51 +94,26 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read(folder: Path) -> Records:
-    """Reads a run folder.
+    """Reads the folder of a study.
 
     A last line without its newline is what a crash leaves, and is left out.
 
     Raises:
         ValueError: naming the file or line that is missing or not as it should be.
     """
-    config = _read_json(folder / "config.json", CONFIG)
-    for policy in config["policies"]:
-        if not PLAIN_NAME.fullmatch(policy):  # it names a file of plots/
-            raise ValueError(
-                f"{str(folder / 'config.json')!r}: {policy!r} cannot name a policy"
-            )
+    config = read_json(folder / "config.json", "study")
+    sessions = read_json(folder / "env.json", "environment")["sessions"]
+    runs = [(p, seed) for seed in range(config["seeds"]) for p in config["policies"]]
     return Records(
         folder=folder,
         config=config,
-        environment=_read_json(folder / "env.json", ENVIRONMENT),
-        events=tuple(_read_events(folder / "metrics.jsonl", config)),
+        sessions=tuple(sessions),
+        events=tuple(
+            event
+            for policy, seed in runs
+            for event in _read_events(folder, config, policy, seed)
+        ),
     )
-
-
-def environment(command: Sequence[str], checksum: str) -> dict[str, Any]:
-    """What one needs to know to run it again: versions, device, commit, command, data.
-
-    Args:
-        command: the command line as the user typed it.
-        checksum: of the data, as `data.Dataset` gives it.
-    """
-    import optax_llr
-
-    devices = jax.devices()
-    return {
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": list(command),
-        **_checkout(Path(__file__).resolve().parent.parent),
-        "data_checksum": checksum,
-        "versions": {
-            "python": platform.python_version(),
-            "optax_llr": optax_llr.__version__,
-            **{name: importlib.metadata.version(name) for name in PACKAGES},
-        },
-        "device": {"kind": devices[0].device_kind, "count": len(devices)},
-        "platform": platform.platform(),
-        "cpu_count": os.cpu_count(),
-    }
 
 
 def plain(value: Any) -> Any:
@@ -218,98 +135,71 @@ def plain(value: Any) -> Any:
             raise TypeError(f"a record cannot hold {value!r}")
 
 
-def _read_json(path: Path, shape: Any) -> dict[str, Any]:
-    value = _parse(_read_bytes(path), repr(str(path)))
-    _check(value, shape, repr(str(path)))
-    return value
+def check_event(event: Any, where: str) -> None:
+    """Refuses an event that is not of the shape that its kind has."""
+    check(event, "event", where)
+    check(event, event["kind"], where)
 
 
-def _read_events(path: Path, config: Mapping[str, Any]) -> Iterator[Event]:
-    policies, layers = config["policies"], len(config["layers"]["names"])
-    whole_lines = _read_bytes(path).split(b"\n")[:-1]
-    for number, line in enumerate(whole_lines, start=1):
-        where = f"line {number} of {str(path)!r}"
-        event = _parse(line, where)
-        _check_event(event, where)
-        if event["policy"] not in policies:
-            raise ValueError(
-                f"{where}: expected a policy of config.json, one of {list(policies)}; "
-                f"got {event['policy']!r}"
-            )
+def check(value: Any, kind: str, where: str) -> None:
+    """Refuses a value that is not what the schema calls by this name, in one line."""
+    error = jsonschema.exceptions.best_match(_validator(kind).iter_errors(value))
+    if error is not None:
+        place = ", ".join([where, *(repr(part) for part in error.absolute_path)])
+        raise ValueError(f"{place}: {error.message:.200}")
+
+
+@functools.cache
+def _validator(kind: str) -> jsonschema.Draft202012Validator:
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    return jsonschema.Draft202012Validator(schema | {"$ref": f"#/$defs/{kind}"})
+
+
+def _read_events(
+    study: Path, config: Mapping[str, Any], policy: str, seed: int
+) -> Iterator[Event]:
+    run, layers = run_folder(study, policy, seed), len(config["layers"]["names"])
+    metrics, timings = read_lines(run)
+    if damage := metrics.damage or timings.damage:
+        raise ValueError(f"{damage}; the command of the study repairs the run")
+    if len(timings.records) < len(metrics.records):
+        raise ValueError(
+            f"{str(run / 'timings.jsonl')!r} ends before metrics.jsonl; the command of "
+            "the study repairs the run"
+        )
+    lines = zip(metrics.records, timings.records, strict=False)
+    for number, (event, timing) in enumerate(lines, start=1):
+        where = f"{str(run / 'metrics.jsonl')!r}, line {number}"
+        check_event(event, where)
+        check(timing, "timing", where.replace("metrics", "timings"))
+        if (event["policy"], event["seed"]) != (policy, seed):
+            raise ValueError(f"{where}: expected {policy}, seed {seed}, got {event}")
         if event["kind"] == "train" and len(event["multipliers"]) != layers:
             raise ValueError(
                 f"{where}: expected {layers} multipliers, one for each layer of "
                 f"config.json; got {len(event['multipliers'])}"
             )
-        yield event
+        yield event | {"seconds": timing["seconds"]}
 
 
-def _read_bytes(path: Path) -> bytes:
+def read_json(path: Path, kind: str) -> dict[str, Any]:
+    """Reads config.json or env.json.
+
+    Raises:
+        ValueError: it is missing, no JSON, or not what the schema calls by this name.
+    """
     try:
-        return path.read_bytes()
+        value = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(
             f"{str(path)!r} does not exist: expected the folder of a study, with "
-            "config.json, env.json and metrics.jsonl"
+            "config.json and env.json"
         ) from None
-
-
-def _parse(text: bytes, where: str) -> Any:
-    try:
-        return json.loads(text, parse_constant=_refuse_constant)
     except ValueError as error:  # also of what is not UTF-8
-        raise ValueError(f"{where} is not JSON: {error}") from None
+        raise ValueError(f"{str(path)!r} is not JSON: {error}") from None
+    check(value, kind, repr(str(path)))
+    return value
 
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"it has no {name}")
-
-
-def _check_event(event: Any, where: str) -> None:
-    _check(event, EVENT, where)
-    if event["kind"] not in KINDS:
-        raise ValueError(
-            f"{where}: expected a kind of {list(KINDS)}, got {event['kind']!r}"
-        )
-    _check(event, KINDS[event["kind"]], where)
-    if event["kind"] == "end" and event["status"] not in STATUSES:
-        raise ValueError(
-            f"{where}: expected a status of {STATUSES}, got {event['status']!r}"
-        )
-
-
-def _check(value: Any, shape: Any, where: str) -> None:
-    """Refuses a value read from JSON that has not the shape, in one line."""
-    kind = type(shape) if isinstance(shape, dict | list) else shape
-    if not isinstance(value, kind):
-        wanted = getattr(kind, "__name__", kind)
-        raise ValueError(f"{where}: expected {wanted}, got {value!r:.60}")
-    if isinstance(shape, list):
-        for item in value:
-            _check(item, shape[0], where)
-    elif isinstance(shape, dict):
-        inners = dict.fromkeys(value, shape[str]) if str in shape else shape
-        if missing := [key for key in inners if key not in value]:
-            raise ValueError(f"{where} lacks {missing}; it has {sorted(value)}")
-        for key, inner in inners.items():
-            _check(value[key], inner, f"{where}, {key!r}")
-
-
-def _checkout(root: Path) -> dict[str, Any]:
-    """Commit and whether files differed from it; both None outside our own checkout."""
-    top = _git(root, "rev-parse", "--show-toplevel")
-    if top is None or Path(top).resolve() != root:
-        return {"commit": None, "dirty": None}
-    commit = _git(root, "rev-parse", "HEAD")
-    status = _git(root, "status", "--porcelain")
-    return {"commit": commit, "dirty": None if status is None else bool(status)}
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=root, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from . import compare, figures, table
+from . import compare, figures, results, table, verdicts
 from .compare import Row, Run
 from .figures import Panel
 from .records import Records, write_json, write_text
@@ -17,7 +17,11 @@ from .records import Records, write_json, write_text
 CSS = Path(__file__).with_name("report.css")
 DPI = 130
 
-DATA = {"sample": "the bundled sample of CIFAR-10", "cifar10": "CIFAR-10"}
+DATA = {
+    "sample": "the bundled sample of CIFAR-10",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+}
 
 ACCURACY = ("validation", "accuracy", "validation accuracy", "accuracy, %", 100)
 CURVES = (
@@ -32,9 +36,16 @@ rate, and when the differences change while it trains?</p>
 <p>Every layer's update is multiplied by a number of its own. A multiplier of 1 leaves
 the global learning rate as it is, 2 doubles it, 0 freezes the layer. What a layer gets,
 its <em>realised rate</em>, is the global rate times its multiplier. A <em>policy</em>
-says how the multipliers depend on the layer and on time; <em>uniform</em>, 1 everywhere
-and always, is what the others are compared with, seed by seed: under one seed all
-policies start from the same weights and see the same images in the same order.</p>
+says how the multipliers depend on the layer and on time.</p>
+<p>Each policy is compared with a <em>control</em> that treats all layers alike:
+<em>uniform</em>, 1 everywhere and always, or, for a policy that anneals by itself,
+uniform rates under the annealing most like its own, or else annealing would be mistaken
+for what layer rates do. The comparison is <em>paired</em>: under one seed all policies
+start from the same weights and see the same images in the same order, so that the luck
+they share drops out of the difference.</p>
+<p>No learning rate was tuned, neither for a control nor for a policy: all of them ran
+at the configured global rate. A policy may differ from its control for no other reason
+than that its multipliers suit that rate better or worse.</p>
 """
 
 
@@ -46,8 +57,8 @@ def build(records: Records) -> Path:
     """
     folder, table_rows, reasons = records.folder, rows(records), caveats(records)
     runs = compare.runs(records.events)
-    pages = _panels(runs, records.config["layers"]["names"])
-    write_json(folder / "summary.json", compare.summary(table_rows, reasons))
+    pages = _panels(runs, table_rows, records.config["layers"]["names"])
+    write_json(folder / "summary.json", verdicts.summary(table_rows, reasons))
     (folder / "plots").mkdir(exist_ok=True)
     for name, panels in pages.items():
         page = figures.figure(*panels.values())
@@ -57,15 +68,17 @@ def build(records: Records) -> Path:
 
 
 def rows(records: Records) -> list[Row]:
-    """The table of a study."""
-    return compare.rows(compare.runs(records.events), records.config["marks"])
+    """The rows of a study's tables, one a policy."""
+    config = records.config
+    controls = {name: about["control"] for name, about in config["policies"].items()}
+    return compare.rows(compare.runs(records.events), config["marks"], controls)
 
 
 def caveats(records: Records) -> list[str]:
     """Why the study is a demonstration, not evidence; empty if it may be evidence."""
     config = records.config
     planned = len(config["policies"]) * config["seeds"]
-    return compare.caveats(rows(records), config["source"], planned)
+    return verdicts.caveats(rows(records), config["source"], planned, records.sessions)
 
 
 def describe(row: Row, multipliers: np.ndarray, names: Sequence[str]) -> str:
@@ -82,9 +95,14 @@ def describe(row: Row, multipliers: np.ndarray, names: Sequence[str]) -> str:
     text = "Multipliers: " + ", ".join(paths) + "."
     if frozen:
         text += f" Frozen for a part of the run: {frozen} of {len(names)} layers."
-    text += f" Test accuracy: {table.accuracy(row)}{' %' if row.n else ''}."
-    if row.difference is not None:
-        text += f" Paired difference to uniform: {table.difference(row)} points."
+    for question, answer in row.answers.items():
+        measure = compare.QUESTIONS[question].measure.capitalize()
+        unit = " %" if answer.values else ""
+        text += f" {measure}: {table.measured(row, answer)}{unit}"
+        if answer.difference is not None:
+            difference = table.difference(row, answer)
+            text += f", paired difference to {row.control} {difference} points"
+        text += "."
     return text
 
 
@@ -99,30 +117,29 @@ def _path(values: np.ndarray) -> str:
     return text
 
 
-def _panels(runs: Sequence[Run], names: Sequence[str]) -> dict[str, dict[str, Panel]]:
+def _panels(
+    runs: Sequence[Run], rows: Sequence[Row], names: Sequence[str]
+) -> dict[str, dict[str, Panel]]:
     """By figure ("curves" and one for each policy) the panels by what they show."""
     groups = compare.by_policy(run for run in runs if run.train)
     if not groups:
         return {}
-    furthest = {policy: _furthest(group) for policy, group in groups.items()}
-    curves = {curve[2]: _curve_panel(groups, curve) for curve in CURVES}
-    return {"curves": curves} | {
-        policy: _policy_panels(policy, groups, run, names)
-        for policy, run in furthest.items()
-    }
+    controls = {row.policy: row.control for row in rows}
+    pages = {"curves": {curve[2]: _curve_panel(groups, curve) for curve in CURVES}}
+    for policy in groups:
+        shown = (compare.BASELINE, controls[policy], policy)
+        compared = {name: groups[name] for name in shown if name in groups}
+        pages[policy] = _policy_panels(policy, compared, names)
+    return pages
 
 
 def _policy_panels(
-    policy: str,
-    groups: Mapping[str, Sequence[Run]],
-    run: Run,
-    names: Sequence[str],
+    policy: str, compared: Mapping[str, Sequence[Run]], names: Sequence[str]
 ) -> dict[str, Panel]:
+    """What a policy did, and its validation accuracy beside its control's."""
+    run = _furthest(compared[policy])
     steps, values = _field(run, "step"), _field(run, "multipliers")
     rates = _field(run, "rate")[:, None] * values
-    compared = {
-        name: groups[name] for name in (compare.BASELINE, policy) if name in groups
-    }
     return {
         f"multipliers of {policy}, layer by step": partial(
             figures.draw_multipliers, steps=steps, values=values, names=names
@@ -177,7 +194,7 @@ def _html(
     sections = [
         _head(records, title, reasons),
         f"<h2>The question</h2>{QUESTION}",
-        _results(config, rows, demonstration=bool(reasons)),
+        results.section(config, rows, demonstration=bool(reasons)),
         _curves_section(pages),
         _policies_section(config, runs, rows, pages),
         _method(records),
@@ -204,54 +221,6 @@ def _head(records: Records, title: str, reasons: Sequence[str]) -> str:
             f"{escape('; '.join(reasons))}.</p>"
         )
     return text
-
-
-def _results(
-    config: Mapping[str, Any], rows: Sequence[Row], demonstration: bool
-) -> str:
-    headings = ("expectation", *table.headings(config["marks"]))
-    body = ""
-    for row in rows:
-        cells = (config["policies"][row.policy]["expectation"], *table.cells(row))
-        body += f"<tr><td>{escape(row.policy)}</td>" + "".join(
-            f'<td{_text(name)} data-label="{escape(name)}">{_unbroken(cell)}</td>'
-            for name, cell in zip(headings, cells, strict=True)
-        )
-        body += "</tr>\n"
-    head = "".join(f"<th{_text(name)}>{_unbroken(name)}</th>" for name in headings)
-    notes = "".join(f"<li>{_unbroken(note)}</li>" for note in table.NOTES)
-    return (
-        f"<h2>Result</h2>{_verdicts(rows, demonstration)}"
-        '<div class="scroll"><table class="results"><thead><tr><th>policy</th>'
-        f"{head}</tr></thead><tbody>\n{body}</tbody></table></div>"
-        f'<ul class="soft">{notes}</ul>'
-    )
-
-
-def _verdicts(rows: Sequence[Row], demonstration: bool) -> str:
-    if demonstration:
-        return (
-            "<p><strong>Demonstration: no verdict.</strong> The numbers show how a "
-            "study reads; the differences may as well be chance.</p>"
-        )
-    items = "".join(
-        f"<li><b>{escape(row.policy)}</b>: {escape(compare.verdict(row))}</li>"
-        for row in rows
-        if row.policy != compare.BASELINE
-    )
-    return (
-        f"<ul>{items}</ul><p>Each 95&nbsp;% interval stands for itself: among twenty "
-        "policies that change nothing, one is expected to miss 0.</p>"
-    )
-
-
-def _unbroken(text: str) -> str:
-    """Escaped, without a line break beside ± or before %."""
-    return escape(text).replace(" ± ", "&nbsp;±&nbsp;").replace(" %", "&nbsp;%")
-
-
-def _text(heading: str) -> str:
-    return ' class="text"' if heading == "expectation" else ""
 
 
 def _curves_section(pages: Mapping[str, Mapping[str, Panel]]) -> str:
@@ -282,10 +251,9 @@ def _policies_section(
         )
         if row.policy in pages:
             used = _field(_furthest(groups[row.policy]), "multipliers")
-            sections += (
-                f"<p><strong>Seen:</strong> {_unbroken(describe(row, used, names))}</p>"
-                + _figures(row.policy, pages[row.policy])
-            )
+            seen = results.unbroken(describe(row, used, names))
+            sections += f"<p><strong>Seen:</strong> {seen}</p>"
+            sections += _figures(row.policy, pages[row.policy])
         sections += "</section>\n"
     return (
         "<h2>What each policy did to the layers</h2><p>Layers stand in forward order, "
@@ -303,20 +271,25 @@ def _figures(name: str, panels: Mapping[str, Panel]) -> str:
 
 
 def _method(records: Records) -> str:
-    environment = records.environment
     shown = ("layers", "policies", "total_steps")
     asked = {k: v for k, v in records.config.items() if k not in shown}
     asked["policies"] = list(records.config["policies"])
-    where = {k: v for k, v in environment.items() if k not in ("command", "versions")}
+    first, *later = (_environment(session) for session in records.sessions)
     return (
         "<h2>How it was run, and how to run it again</h2>"
-        f"<pre>{escape(_again(environment))}</pre>"
+        f"<pre>{escape(_again(records.environment))}</pre>"
         f"<h3>Configuration</h3>{_definitions(asked)}"
-        f"<h3>Environment</h3>{_definitions(where | environment['versions'])}"
-        "<p>Every number above comes from <code>metrics.jsonl</code> in the folder of "
-        "this report; <code>python -m experiments report FOLDER</code> makes the "
-        "report again from it.</p>"
+        f"<h3>Environment</h3>{first}"
+        + "".join(f"<h3>Environment when it went on</h3>{text}" for text in later)
+        + "<p>Every number above comes from the <code>metrics.jsonl</code> of each run; "
+        + "<code>python -m experiments report FOLDER</code> makes the report again from "
+        + "them.</p>"
     )
+
+
+def _environment(session: Mapping[str, Any]) -> str:
+    where = {k: v for k, v in session.items() if k not in ("command", "versions")}
+    return _definitions(where | session["versions"])
 
 
 def _again(environment: Mapping[str, Any]) -> str:

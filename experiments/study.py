@@ -1,20 +1,25 @@
 """A study: policies × seeds, recorded while they run, with a report at the end."""
 
+import contextlib
 import dataclasses
+import functools
 import itertools
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import rich.console
-import tqdm
 
 import optax_llr
 
-from . import records, report, shell, table
+from . import folders, records, report, shell, table
 from .config import Config
 from .data import Dataset
+from .environment import environment
+from .journal import Journal
 from .policies import POLICIES, Policy
+from .progress import Progress
 from .train import Trainer
 
 
@@ -22,43 +27,11 @@ class AnyTrainer(Protocol):
     """What a study asks of `train.Trainer`."""
 
     layers: optax_llr.Layers
+    like: Any
 
-    def run(
-        self, policy: Policy, seed: int, record: Callable[[records.Event], None]
-    ) -> None:
-        """Trains once and records every event; the last one, of kind "end", always."""
+    def run(self, policy: Policy, seed: int, journal: Any) -> records.Event:
+        """Trains once; writes every event, and returns the last, of kind "end"."""
         ...
-
-
-class _Progress:
-    """One live line for a run; nothing where standard error is no terminal."""
-
-    def __init__(self, name: str, total_steps: int):
-        self._bar = tqdm.tqdm(
-            desc=name,
-            total=total_steps,
-            disable=None,
-            leave=False,
-            dynamic_ncols=True,
-            bar_format="{desc} {bar:8} {n_fmt}/{total_fmt}{postfix}, {remaining} left",
-        )
-        self._shown: dict[str, str] = {}
-
-    def show(self, event: records.Event) -> None:
-        """Moves the line to an event."""
-        if event["kind"] == "train" and event["loss"] is not None:
-            self._shown["loss"] = f"loss {event['loss']:.2f}"
-            self._shown["speed"] = f"{event['images'] / event['seconds']:,.0f} images/s"
-        elif event["kind"] == "validation" and event["accuracy"] is not None:
-            self._shown["accuracy"] = f"val {100 * event['accuracy']:.1f} %"
-        self._bar.set_postfix_str(", ".join(self._shown.values()), refresh=False)
-        self._bar.update(event["step"] - self._bar.n)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
 
 
 def run(
@@ -67,10 +40,10 @@ def run(
     command: Sequence[str],
     make_trainer: Callable[[Config, Dataset], AnyTrainer] = Trainer,
 ) -> int:
-    """Runs a study, leaves its folder and prints its table.
+    """Runs a study, or goes on with it, and prints its table.
 
-    Ctrl-C ends it early and leaves a folder with what there is; before the first step
-    it leaves none, and is raised again.
+    What was begun goes on from its last checkpoint. A signal ends it early, with a
+    checkpoint; before the first step it leaves no folder, and is raised.
 
     Args:
         config: a valid one.
@@ -79,103 +52,132 @@ def run(
         make_trainer: makes what trains.
 
     Returns:
-        An exit status: 0, or 130 after Ctrl-C.
+        An exit status: 0; 130 after SIGINT (Ctrl-C); 143 after SIGTERM.
 
     Raises:
         DataError: the data set is not the one that the configuration names.
+        ValueError: the folder holds another study, or another process is at work there.
         OSError: the folder cannot be made or written.
     """
     console = rich.console.Console(highlight=False, markup=False)
-    where = records.environment(command, dataset.checksum)
-    # Before anything compiles, so that a bad place is known at once.
-    folder = records.create(records.new_folder(config.out, config.name))
-    try:
-        trainer = make_trainer(config, dataset)
-        shell.check_interrupt()
-    except BaseException:
-        folder.rmdir()  # there is nothing in it yet
-        raise
-    try:
-        _begin(folder, config, trainer.layers, where)
-        console.print(_greeting(config, trainer.layers, folder), soft_wrap=True)
-        status = _train(config, trainer, folder, console)
-        _end(folder, console)
-    except KeyboardInterrupt:
-        console.print(
-            f"Interrupted; records in {folder}\n"
-            f"`python -m experiments report {folder}` makes the report",
-            soft_wrap=True,
-        )
-        return shell.INTERRUPTED
-    return status
+    say = functools.partial(console.print, soft_wrap=True)
+    folder = config.out / config.name
+    with folders.claimed(folder):  # before anything compiles: a bad place is known now
+        asked = _asked(config)
+        folders.check_begun(folder, asked)
+        try:
+            if _is_done(folder, config):
+                say(f"All {_number(config)} runs were done before.")
+            else:
+                trainer = make_trainer(config, dataset)
+                shell.check()
+                session = environment(command, dataset.checksum)
+                asked["layers"] = _layers(trainer.layers)
+                folders.begin(folder, asked)
+                for difference in folders.add_session(folder, session):
+                    say(difference)
+                say(_greeting(config, trainer.layers, folder))
+                _train(config, trainer, folder, asked, session, say)
+            _end(folder, console)
+        except shell.Stop as stop:
+            if not (folder / "config.json").exists():
+                raise
+            say(
+                f"Stopped by {stop}; the same command goes on from here.\n"
+                f"Records in {folder}; `python -m experiments report {folder}` makes "
+                "the report of what there is"
+            )
+            return stop.status
+    return 0
 
 
-def _begin(
-    folder: Path,
-    config: Config,
-    layers: optax_llr.Layers,
-    where: Mapping[str, Any],
-) -> None:
-    """Writes down everything that is known before the first step."""
-    described = {
+def _asked(config: Config) -> dict[str, Any]:
+    """config.json, but for the layers, which are not known yet."""
+    policies = {
         name: {
             "summary": POLICIES[name].summary,
             "expectation": POLICIES[name].expectation,
             "source": POLICIES[name].source,
+            "control": POLICIES[name].control,
         }
         for name in config.policies
     }
-    asked = dataclasses.asdict(config) | {
-        "policies": described,
-        "layers": {
-            "names": layers.names,
-            "level": layers.level,
-            "members": layers.members,
-        },
+    return dataclasses.asdict(config) | {
+        "policies": policies,
         "total_steps": config.total_steps,
     }
-    records.write_json(folder / "env.json", where)
-    records.write_json(folder / "config.json", asked)
+
+
+def _number(config: Config) -> int:
+    return len(config.policies) * config.seeds
+
+
+def _is_done(folder: Path, config: Config) -> bool:
+    return all(
+        records.has_ended(records.run_folder(folder, policy, seed))
+        for policy in config.policies
+        for seed in range(config.seeds)
+    )
+
+
+def _layers(layers: optax_llr.Layers) -> dict[str, Any]:
+    return {
+        "names": layers.names,
+        "level": layers.level,
+        "members": layers.members,
+    }
 
 
 def _train(
-    config: Config, trainer: AnyTrainer, folder: Path, console: rich.console.Console
-) -> int:
-    """Every run, recorded; returns 0, or 130 if Ctrl-C ended them early."""
+    config: Config,
+    trainer: AnyTrainer,
+    folder: Path,
+    asked: Mapping[str, Any],
+    session: Mapping[str, Any],
+    say: Callable[[str], None],
+) -> None:
+    """Every run that has not come to its end before."""
     # Seeds outside, policies inside: a study cut short has whole pairs to compare.
-    pairs = list(itertools.product(range(config.seeds), config.policies))
-    try:
-        with records.Log(folder) as log:
-            for number, (seed, policy) in enumerate(pairs, start=1):
-                name = f"{number}/{len(pairs)} {policy}, seed {seed}"
-                with _Progress(name, config.total_steps) as progress:
-                    last = _train_once(trainer, POLICIES[policy], seed, log, progress)
-                console.print(f"{name}: {_outcome(last)}", soft_wrap=True)
-    except KeyboardInterrupt:
-        console.print("Interrupted; this is what there is:")
-        return shell.INTERRUPTED
-    return 0
+    runs = list(itertools.product(range(config.seeds), config.policies))
+    for number, (seed, policy) in enumerate(runs, start=1):
+        name = f"{number}/{len(runs)} {policy}, seed {seed}"
+
+        def say_of_it(line: str, name: str = name) -> None:
+            say(f"{name}: {line}")
+
+        place = records.run_folder(folder, policy, seed)
+        if records.has_ended(place):
+            say_of_it("done before")
+        else:
+            folders.begin(place, {**asked, "policy": policy, "seed": seed})
+            with Journal(
+                place, trainer.like, config.checkpoint_seconds, say_of_it
+            ) as journal:
+                folders.add_session(place, {**session, "from_step": journal.step})
+                end = _train_once(config, trainer, policy, seed, journal, name)
+            say_of_it(_outcome(end))
+        shutil.rmtree(place / "checkpoints", ignore_errors=True)  # no more needed
 
 
 def _train_once(
+    config: Config,
     trainer: AnyTrainer,
-    policy: Policy,
+    policy: str,
     seed: int,
-    log: records.Log,
-    progress: _Progress,
+    journal: Journal[Any],
+    name: str,
 ) -> records.Event:
-    """One run; returns its last event, which is its end."""
-    last: records.Event = {}
+    """One run, shown while it is under way; returns its last event."""
+    with contextlib.ExitStack() as stack:
+        progress = Progress(name, journal.step, config.total_steps)
+        journal.watchers.append(stack.enter_context(progress).show)
+        if config.tensorboard:
+            from .tensorboard import TensorBoard  # slow to import
 
-    def record(event: records.Event) -> None:
-        nonlocal last
-        last = event
-        log.write(event)
-        progress.show(event)
-        shell.check_interrupt()
-
-    trainer.run(policy, seed, record)
-    return last
+            board = TensorBoard(journal.folder, journal.step, trainer.layers.names)
+            journal.watchers.append(stack.enter_context(board).write)
+        stack.enter_context(shell.patience())
+        return trainer.run(POLICIES[policy], seed, journal)
 
 
 def _end(folder: Path, console: rich.console.Console) -> None:
@@ -187,7 +189,9 @@ def _end(folder: Path, console: rich.console.Console) -> None:
     expectations = {name: about["expectation"] for name, about in policies.items()}
     console.print(table.terminal(rows, recorded.config["marks"], expectations))
     if caveats := report.caveats(recorded):
-        console.print(f"A demonstration, not evidence: {'; '.join(caveats)}.")
+        console.print(
+            f"A demonstration, not evidence: {'; '.join(caveats)}.", soft_wrap=True
+        )
     console.print(f"Read on: {page}", soft_wrap=True)
 
 

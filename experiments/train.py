@@ -1,72 +1,44 @@
-"""The training loop: one compiled step that every policy and seed of a study shares.
-
-What differs between runs is data to that step: the weights, the random key, and two
-tables with the global rate and the multipliers of every step. So the step is traced
-and compiled once, and runs of one seed start from the same weights and see the same
-images in the same order, mirrored and shifted alike.
-"""
+"""The training loop: runs the compiled program, and records what happens."""
 
 import dataclasses
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from flax import nnx
 
-import optax_llr
 from optax_llr import Layers
 
-from . import cache
-from .augment import augment, normalise
-from .cifar10 import DataError, Split
+from . import cache, checkpoint
+from .cifar import DataError, Split
 from .config import Config
 from .data import Dataset
-from .models import make
 from .policies import Policy
+from .program import Images, Program, Tables, TrainState, evaluated
 from .rates import global_rate
 
 Event = dict[str, Any]
-Weights = nnx.State[Any, Any]
 
 EVALUATION_BATCH = 200  # divides 400, 5,000 and 10,000
-WEIGHTS, ORDER, AUGMENTATION = range(3)  # what the keys of a run are for
 
 
-class TrainState(NamedTuple):
-    """All that changes during a run, and all that is needed to go on with it.
+class Journal(Protocol):
+    """What a run asks of `journal.Journal`."""
 
-    Everything else follows from the configuration and `step`: the rate, the
-    multipliers, and from these which layers are frozen. The optimizer state holds all
-    layers, frozen or not, so a change of what is frozen needs no other state.
-    """
+    start: tuple[TrainState, float] | None
 
-    params: Weights
-    statistics: Weights  # those of batch norm; empty for a model without
-    opt_state: Any  # that of `optax.inject_hyperparams`
-    step: jax.Array  # shape=(), dtype=jnp.int32; steps done
-    key: jax.Array  # shape=(), a JAX key; data order and augmentation derive from it
-    order: jax.Array  # shape=(n,), dtype=jnp.int32; the permutation of this epoch
-    loss: jax.Array  # shape=(), dtype=jnp.float32; sum since the last fetch
-    correct: jax.Array  # shape=(), dtype=jnp.int32; sum since the last fetch
-    diverged: jax.Array  # shape=(), dtype=jnp.int32; steps before a bad loss, else −1
+    def write(self, event: Event) -> None:
+        """Records one event."""
+        ...
 
+    def due(self) -> bool:
+        """Whether it is time for a checkpoint."""
+        ...
 
-class Tables(NamedTuple):
-    """A policy as data: what the optimizer is told at each of the T steps."""
-
-    rate: jax.Array | np.ndarray  # shape=(T,), dtype=float32; the global rate
-    multipliers: jax.Array | np.ndarray  # shape=(T, L), dtype=float32
-
-
-class Images(NamedTuple):
-    """Images and labels on the device; a label of −1 marks an image that fills up."""
-
-    images: jax.Array  # shape=(n, 32, 32, 3), dtype=jnp.uint8
-    labels: jax.Array  # shape=(n,), dtype=jnp.int32
+    def save(self, step: int, state: TrainState, seconds: float) -> None:
+        """Makes a checkpoint; raises to end the run there."""
+        ...
 
 
 class Trainer:
@@ -77,6 +49,7 @@ class Trainer:
 
     Attributes:
         layers: the layers of the model, in forward order.
+        like: the shapes of the state of a run.
     """
 
     def __init__(self, config: Config, dataset: Dataset):
@@ -92,75 +65,99 @@ class Trainer:
         self._test = _batches(dataset.test)
         program = Program(config, dataset)
         self.layers = program.layers
+        self.like = jax.eval_shape(program.initial, jax.random.key(0))
         self._compile(program)
 
-    def run(self, policy: Policy, seed: int, record: Callable[[Event], None]) -> None:
-        """Trains once and records what happens.
+    def run(self, policy: Policy, seed: int, journal: Journal) -> Event:
+        """Trains once, from where the journal starts, and records what happens.
 
         A loss that is not finite ends the run as "diverged", at the number of steps
-        done before it. An interrupt ends it as "interrupted" and is raised again.
+        done before it.
 
         Args:
             policy: how the rates of the layers differ.
             seed: fixes initial weights, data order and augmentation.
-            record: is given one event after another, the last of kind "end".
-        """
-        log = _Log(policy.name, seed, self._config.batch_size, record)
-        tables = policy_tables(policy, self._config, self.layers)
-        try:
-            status, test = self._fit(tables, log)
-        except KeyboardInterrupt:
-            log.end("interrupted")
-            raise
-        log.end(status, *test)
+            journal: is given one event after another, the last of kind "end", and a
+                checkpoint between two steps whenever it is due.
 
-    def _fit(self, tables: Tables, log: "_Log") -> tuple[str, tuple[float, ...]]:
-        """Trains to the end or to divergence: the status, test loss and accuracy."""
+        Returns:
+            The last event.
+        """
+        config, tables = self._config, policy_tables(policy, self._config, self.layers)
+        state, seconds = journal.start or (self._initial(jax.random.key(seed)), 0.0)
+        run = _Run(
+            policy.name, seed, config.batch_size, state, int(state.step), seconds
+        )
+        finished = self._fit(run, tables, journal)
+        loss, accuracy = (
+            self._evaluate(run.state, self._test) if finished else (None, None)
+        )
+        end = run.event(
+            "end",
+            status="finished" if finished else "diverged",
+            test_loss=loss,
+            test_accuracy=accuracy,
+            params_sha256=checkpoint.sha256(run.state.params) if finished else None,
+        )
+        journal.write(end)
+        return end
+
+    def _fit(self, run: "_Run", tables: Tables, journal: Journal) -> bool:
+        """Trains to the end or to divergence; returns whether it came to the end."""
         total, every = self._config.total_steps, self._config.record_every
         told = jax.device_put(tables)
-        state = self._initial(jax.random.key(log.seed))
-        while log.step < total:
-            steps = min(every, total - log.step)
-            began = time.perf_counter()
-            state = self._advance(state, told, steps)
+        while run.step < total:
+            begin = run.step - run.step % every
+            self._advance(run, told, min(begin + every, total), journal)
             loss, correct, diverged = jax.device_get(
-                (state.loss, state.correct, state.diverged)
+                (run.state.loss, run.state.correct, run.state.diverged)
             )
-            log.seconds += time.perf_counter() - began
             if diverged >= 0:
-                log.step = int(diverged)
-                return "diverged", ()
-            log.step += steps
-            log.train(float(loss) / steps, int(correct) / steps, tables)
-            if log.step % self._config.evaluate_every == 0 or log.step == total:
-                loss, accuracy = self._evaluate(state, self._validation)
-                log.write("validation", loss=loss, accuracy=accuracy)
+                run.step = int(diverged)
+                return False
+            steps = run.step - begin
+            journal.write(run.train(float(loss) / steps, int(correct) / steps, tables))
+            if run.step % self._config.evaluate_every == 0 or run.step == total:
+                loss, accuracy = self._evaluate(run.state, self._validation)
+                journal.write(run.event("validation", loss=loss, accuracy=accuracy))
                 if not np.isfinite(loss):
-                    return "diverged", ()
-        return "finished", self._evaluate(state, self._test)
+                    return False
+            if journal.due():
+                journal.save(run.step, run.state, run.seconds)
+        return True
 
-    def _advance(self, state: TrainState, tables: Tables, steps: int) -> TrainState:
-        calls, left = divmod(steps, self._steps_per_call)
-        for _ in range(calls):
-            state = self._steps(state, self._train, tables)
-        for _ in range(left):
-            state = self._step(state, self._train, tables)
-        return state
+    def _advance(
+        self, run: "_Run", tables: Tables, until: int, journal: Journal
+    ) -> None:
+        """Steps until so many are done; on the way, checkpoints where they are due."""
+        began = time.perf_counter()
+        while run.step < until:
+            if until - run.step >= self._steps_per_call:
+                run.state = self._steps(run.state, self._train, tables)
+                run.step += self._steps_per_call
+            else:
+                run.state = self._step(run.state, self._train, tables)
+                run.step += 1
+            if run.step < until and journal.due():
+                jax.block_until_ready(run.state)
+                run.seconds += time.perf_counter() - began
+                journal.save(run.step, run.state, run.seconds)
+                began = time.perf_counter()
+        jax.block_until_ready(run.state)
+        run.seconds += time.perf_counter() - began
 
     def _evaluate(
         self, state: TrainState, batches: list[Images]
     ) -> tuple[float, float]:
         """Mean loss and accuracy over all images of a split."""
-        totals = [
-            self._score(state.params, state.statistics, batch) for batch in batches
-        ]
+        weights = evaluated(state)
+        totals = [self._score(*weights, batch) for batch in batches]
         loss, correct, images = np.sum(jax.device_get(totals), axis=0, dtype=float)
         return float(loss / images), float(correct / images)
 
-    def _compile(self, program: "Program") -> None:
+    def _compile(self, program: Program) -> None:
         """Compiles ahead of the first run, so that no run's time includes it."""
-        key = jax.random.key(0)
-        state = jax.eval_shape(program.initial, key)
+        key, state = jax.random.key(0), self.like
         total, layers = self._config.total_steps, len(program.layers)
         tables = jax.eval_shape(
             lambda: Tables(jnp.zeros(total), jnp.zeros((total, layers)))
@@ -170,9 +167,7 @@ class Trainer:
         score = jax.jit(program.score)
         self._initial = jax.jit(program.initial).lower(key).compile()
         self._step = step.lower(state, self._train, tables).compile()
-        self._score = score.lower(
-            state.params, state.statistics, self._test[0]
-        ).compile()
+        self._score = score.lower(*evaluated(state), self._test[0]).compile()
         self._steps_per_call = steps_per_call(self._config.record_every)
         if self._steps_per_call == 1:
             self._steps = self._step
@@ -180,162 +175,6 @@ class Trainer:
             self._steps = steps.lower(
                 state, self._train, tables, self._steps_per_call
             ).compile()
-
-
-class Program:
-    """The pure functions that a study compiles.
-
-    Attributes:
-        layers: the layers of the model, in forward order.
-    """
-
-    def __init__(self, config: Config, dataset: Dataset):
-        """Builds the model in the abstract, without weights."""
-        self._config = config
-        self._classes = len(dataset.classes)
-        self._mean, self._std = dataset.mean, dataset.std
-        self._dtype = jnp.dtype(config.dtype)
-        model = nnx.eval_shape(lambda: self._model(jax.random.key(0)))
-        self._training, params, statistics = nnx.split(model, nnx.Param, ...)
-        model.eval()
-        self._inference = nnx.graphdef(model)
-        images = jax.ShapeDtypeStruct(
-            (config.batch_size, *dataset.train.images.shape[1:]), self._dtype
-        )
-        self.layers = optax_llr.trace_layers(self._infer, params, statistics, images)
-        self._optimizer = optimizer(config, self.layers)
-
-    def initial(self, key: jax.Array) -> TrainState:
-        """The state before the first step; the key fixes everything random in a run."""
-        _, params, statistics = nnx.split(
-            self._model(jax.random.fold_in(key, WEIGHTS)), nnx.Param, ...
-        )
-        return TrainState(
-            params=params,
-            statistics=statistics,
-            opt_state=self._optimizer.init(params),
-            step=jnp.int32(0),
-            key=key,
-            order=jnp.arange(self._config.training_images, dtype=jnp.int32),
-            loss=jnp.float32(0),
-            correct=jnp.int32(0),
-            diverged=jnp.int32(-1),
-        )
-
-    def step(self, state: TrainState, data: Images, tables: Tables) -> TrainState:
-        """One optimizer step on the next batch."""
-        order, images, labels = self._next_batch(state, data)
-        (loss, (correct, statistics)), gradients = jax.value_and_grad(
-            self._loss, has_aux=True
-        )(state.params, state.statistics, images, labels)
-        told = {
-            "rate": tables.rate[state.step],
-            "multipliers": tables.multipliers[state.step],
-        }
-        updates, opt_state = self._optimizer.update(
-            gradients, state.opt_state._replace(hyperparams=told), state.params
-        )
-        first_bad = (state.diverged < 0) & ~jnp.isfinite(loss)
-        fresh = state.step % self._config.record_every == 0  # the last was fetched
-        return TrainState(
-            params=cast(Weights, optax.apply_updates(state.params, updates)),
-            statistics=statistics,
-            opt_state=opt_state,
-            step=state.step + 1,
-            key=state.key,
-            order=order,
-            loss=jnp.where(fresh, 0, state.loss) + loss,
-            correct=jnp.where(fresh, 0, state.correct) + correct,
-            diverged=jnp.where(first_bad, state.step, state.diverged),
-        )
-
-    def steps(
-        self, state: TrainState, data: Images, tables: Tables, length: int
-    ) -> TrainState:
-        """Several steps in one call."""
-        return jax.lax.scan(
-            lambda state, _: (self.step(state, data, tables), None),
-            state,
-            length=length,
-        )[0]
-
-    def score(
-        self, params: Weights, statistics: Weights, batch: Images
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Sum of losses, number of correct answers and of images; without the fill."""
-        images = normalise(batch.images, self._mean, self._std, self._dtype)
-        logits = self._infer(params, statistics, images)
-        real = batch.labels >= 0
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
-        correct = logits.argmax(-1) == batch.labels
-        return jnp.where(real, losses, 0).sum(), (correct & real).sum(), real.sum()
-
-    def _model(self, key: jax.Array) -> nnx.Module:
-        return make(self._config.model, self._classes, nnx.Rngs(key), self._dtype)
-
-    def _infer(
-        self, params: Weights, statistics: Weights, images: jax.Array
-    ) -> jax.Array:
-        return nnx.merge(self._inference, params, statistics)(images)
-
-    def _loss(
-        self,
-        params: Weights,
-        statistics: Weights,
-        images: jax.Array,
-        labels: jax.Array,
-    ) -> tuple[jax.Array, tuple[jax.Array, Weights]]:
-        # A copy, as batch norm may not change variables from outside the gradient.
-        model = nnx.merge(self._training, params, statistics, copy=True)
-        logits = model(images)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        _, _, statistics = nnx.split(model, nnx.Param, ...)
-        correct = (logits.argmax(-1) == labels).sum()
-        return losses.mean(), (correct, statistics)
-
-    def _next_batch(
-        self, state: TrainState, data: Images
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """The order of this epoch, and of this step the augmented images and labels."""
-        config = self._config
-        epoch = state.step // config.steps_per_epoch
-        batch = state.step % config.steps_per_epoch
-
-        def shuffled() -> jax.Array:
-            key = _key(state.key, ORDER, epoch)
-            return jax.random.permutation(key, len(state.order)).astype(jnp.int32)
-
-        order = jax.lax.cond(batch == 0, shuffled, lambda: state.order)
-        taken = jax.lax.dynamic_slice_in_dim(
-            order, batch * config.batch_size, config.batch_size
-        )
-        images = augment(
-            _key(state.key, AUGMENTATION, state.step),
-            data.images[taken],
-            flip=config.flip,
-            crop_padding=config.crop_padding,
-        )
-        images = normalise(images, self._mean, self._std, self._dtype)
-        return order, images, data.labels[taken]
-
-
-def optimizer(config: Config, layers: Layers) -> optax.GradientTransformation:
-    """SGD with momentum and coupled weight decay, then the multipliers.
-
-    The global rate and the multipliers are hyperparameters in the state, set anew at
-    each step.
-    """
-
-    def sgd(
-        rate: jax.Array, multipliers: jax.Array
-    ) -> optax.GradientTransformationExtraArgs:
-        return optax.chain(
-            optax.add_decayed_weights(config.weight_decay),
-            optax.sgd(rate, momentum=config.momentum),
-            optax_llr.scale_by_layer(layers, multipliers),
-        )
-
-    return optax.inject_hyperparams(sgd)(rate=0.0, multipliers=np.ones(len(layers)))
 
 
 def steps_per_call(most: int) -> int:
@@ -371,48 +210,37 @@ def use_compilation_cache() -> None:
 
 
 @dataclasses.dataclass
-class _Log:
+class _Run:
     """Where a run stands, and the events that say so."""
 
     policy: str
     seed: int
     batch_size: int
-    record: Callable[[Event], None]
-    step: int = 0
-    seconds: float = 0.0
+    state: TrainState
+    step: int
+    seconds: float
 
-    def write(self, kind: str, **fields: Any) -> None:
-        self.record(
-            {
-                "kind": kind,
-                "policy": self.policy,
-                "seed": self.seed,
-                "step": self.step,
-                "images": self.step * self.batch_size,
-                "seconds": self.seconds,
-                **fields,
-            }
-        )
+    def event(self, kind: str, **fields: Any) -> Event:
+        return {
+            "kind": kind,
+            "policy": self.policy,
+            "seed": self.seed,
+            "step": self.step,
+            "images": self.step * self.batch_size,
+            "seconds": self.seconds,
+            **fields,
+        }
 
-    def train(self, loss: float, correct: float, tables: Tables) -> None:
+    def train(self, loss: float, correct: float, tables: Tables) -> Event:
         """Means over the last steps; rate and multipliers of the last of them."""
         last = self.step - 1
-        self.write(
+        return self.event(
             "train",
             loss=loss,
             accuracy=correct / self.batch_size,
             rate=float(tables.rate[last]),
             multipliers=np.asarray(tables.multipliers[last]).tolist(),
         )
-
-    def end(
-        self, status: str, loss: float | None = None, accuracy: float | None = None
-    ) -> None:
-        self.write("end", status=status, test_loss=loss, test_accuracy=accuracy)
-
-
-def _key(key: jax.Array, use: int, count: jax.Array) -> jax.Array:
-    return jax.random.fold_in(jax.random.fold_in(key, use), count)
 
 
 def _on_device(images: np.ndarray, labels: np.ndarray) -> Images:

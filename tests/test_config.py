@@ -1,9 +1,16 @@
 import dataclasses
+import inspect
 
 import pytest
 
 from experiments import data
-from experiments.config import PRESETS, TRAINING_IMAGES, Config, validate
+from experiments.config import (
+    MODELS,
+    PRESETS,
+    TRAINING_IMAGES,
+    Config,
+    validate,
+)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -46,10 +53,31 @@ def test_evaluations_come_about_as_often_as_asked_for():
     ("fields", "said"),
     [
         ({"policies": ("early-frist",)}, "policies.*did you mean 'early-first'"),
-        ({"policies": ("cascade",)}, "policies must be a choice with 'uniform'"),
-        ({"policies": ()}, "policies must be a choice with 'uniform'"),
+        ({"policies": ("early-first",)}, "policies must hold 'uniform', which 'early-"),
+        (
+            {"policies": ("uniform", "cascade")},
+            "must hold 'uniform-onecycle', which 'cascade' is compared with; got",
+        ),
+        ({"policies": ()}, "policies must be at least one"),
+        ({"norm": "layer"}, "norm: unknown 'layer'.*known: own, none, batch, group"),
+        ({"model": "vit", "norm": "batch"}, "norm: unknown .*known: own, layer"),
+        ({"optimizer": "adam"}, "optimizer.*did you mean 'adamw'"),
+        ({"optimizer": "adamw"}, "decay must be following or ignoring with adamw"),
+        ({"decay": "decoupled"}, "decay.*did you mean 'coupled'"),
+        ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\); got 1.0"),
+        ({"ema": -0.1}, r"ema must be in \[0, 1\)"),
+        ({"train_fraction": float("nan")}, "train_fraction must be above 0"),
+        ({"train_fraction": float("inf")}, "train_fraction must be above 0"),
+        ({"train_fraction": 0.001}, "train_fraction must be large enough for an image"),
+        ({"label_noise": 1.1}, r"label_noise must be in \[0, 1\]"),
+        ({"cutout": 33}, "cutout must be between 0 and 32 pixels"),
+        ({"checkpoint_seconds": float("nan")}, "checkpoint_seconds must be finite"),
+        (
+            {"source": "cifar100", "validation": 50},
+            "validation must be between 100 and 49900, as cifar100",
+        ),
         ({"policies": ("uniform", "uniform")}, "policies must be all distinct"),
-        ({"model": "resnet"}, "model.*did you mean 'resnet20'"),
+        ({"model": "resnet"}, "model.*did you mean 'resnet56'"),
         ({"source": "cifar"}, "source.*did you mean 'cifar10'"),
         ({"schedule": "cosin"}, "schedule.*did you mean 'cosine'"),
         ({"dtype": "float16"}, "dtype.*float32, bfloat16"),
@@ -90,3 +118,14 @@ def test_an_archive_is_refused_where_it_would_not_be_read(tmp_path):
     config = dataclasses.replace(Config(), archive=tmp_path / "cifar.tar.gz")
     with pytest.raises(ValueError, match="archive must be absent"):
         validate(config)
+
+
+def test_the_training_images_are_the_share_of_what_validation_leaves():
+    config = Config(source="cifar100", validation=5_000, train_fraction=0.1)
+    assert config.training_images == 4_500
+
+
+def test_every_model_has_norms_and_is_explained():
+    assert all(MODELS.values())
+    described = inspect.getsource(Config)
+    assert all(name in described for name in MODELS)

@@ -4,9 +4,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import written
 
 from experiments import __main__ as command
-from experiments import cifar10, config, data, records, report, study, train
+from experiments import cifar, config, data, records, report, shell, study, train
 from experiments.policies import POLICIES
 
 ROOT = Path(__file__).parent.parent
@@ -42,10 +43,10 @@ def test_study_alone_runs_the_demo(studied):
 
 
 def test_fields_change_the_demo_and_presets(studied):
-    command.main(["study", "--epochs", "2", "--policies", "uniform", "cascade"])
+    command.main(["study", "--epochs", "2", "--policies", "uniform", "late-first"])
     command.main(["study", "cifar10-shallow", "--no-flip", "--marks", "0.5"])
     demo, shallow = (seen[0] for seen in studied)
-    assert (demo.epochs, demo.policies) == (2, ("uniform", "cascade"))
+    assert (demo.epochs, demo.policies) == (2, ("uniform", "late-first"))
     assert (shallow.source, shallow.flip, shallow.marks) == ("cifar10", False, (0.5,))
 
 
@@ -84,7 +85,7 @@ def test_an_unknown_command_is_refused_with_the_known_ones(capsys):
 
 def test_missing_data_is_refused_with_what_data_says(capsys, monkeypatch):
     def load(source, **_):
-        raise cifar10.DataError("one\ntwo\nthree")
+        raise cifar.DataError("one\ntwo\nthree")
 
     monkeypatch.setattr(data, "load", load)
     assert command.main(["study"]) == 2
@@ -93,7 +94,7 @@ def test_missing_data_is_refused_with_what_data_says(capsys, monkeypatch):
 
 def test_data_that_the_trainer_refuses_are_refused(capsys, studied, monkeypatch):
     def run(*_):
-        raise cifar10.DataError("expected 50000 training images")
+        raise cifar.DataError("expected 50000 training images")
 
     monkeypatch.setattr(study, "run", run)
     assert "50000" in refused(capsys, "study")
@@ -123,33 +124,12 @@ def test_a_report_that_cannot_be_written_is_refused(capsys, monkeypatch, tmp_pat
 
 
 def test_report_builds_from_records_alone(capsys, tmp_path):
-    event = {"policy": "uniform", "seed": 0, "step": 1, "images": 8, "seconds": 0.1}
-    settings = {"name": "x", "model": "m", "source": "sample", "seeds": 1, "marks": []}
-    about = {"summary": "s", "expectation": "e", "source": "o"}
-    records.write_json(
-        tmp_path / "config.json",
-        settings
-        | {"layers": {"names": ["a"]}, "policies": {"uniform": about}}
-        | {"total_steps": 1},
-    )
-    environment = records.environment(["python"], checksum="0")
-    records.write_json(tmp_path / "env.json", environment)
-    with records.Log(tmp_path) as log:
-        log.write(
-            event
-            | {"kind": "train", "loss": 1, "accuracy": 0.1}
-            | {"rate": 0.1, "multipliers": [1.0]}
-        )
-        log.write(
-            event
-            | {"kind": "end", "status": "finished"}
-            | {"test_loss": 1.5, "test_accuracy": 0.3}
-        )
+    written.study(tmp_path, [written.TRAIN, written.END])
     assert command.main(["report", str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'report.html'}\n"
     assert (tmp_path / "plots" / "uniform.png").exists()
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["rows"][0]["mean"] == 0.3
+    assert summary["rows"][0]["answers"]["accuracy"]["mean"] == 0.5
 
 
 def test_policies_are_listed_with_source_and_expectation(capsys):
@@ -160,12 +140,13 @@ def test_policies_are_listed_with_source_and_expectation(capsys):
             assert words in printed
 
 
-def test_ctrl_c_while_data_are_read_gives_130(monkeypatch):
+@pytest.mark.parametrize(("number", "status"), [(2, 130), (15, 143)])
+def test_a_signal_while_data_are_read_gives_its_status(monkeypatch, number, status):
     def load(source, **_):
-        raise KeyboardInterrupt
+        raise shell.Stop(number)
 
     monkeypatch.setattr(data, "load", load)
-    assert command.main(["study"]) == 130
+    assert command.main(["study"]) == status
 
 
 def test_help_explains_every_field(capsys):

@@ -1,11 +1,14 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import optax_llr
-from experiments.config import POLICY_NAMES, PRESETS, SCHEDULES
+from experiments.config import CONTROLS, POLICY_NAMES, PRESETS, SCHEDULES
 from experiments.policies import POLICIES
+from experiments.rates import global_rate
 from experiments.train import policy_tables
 
 TOTAL = 1000
@@ -34,10 +37,58 @@ def test_every_policy_says_what_it_does_and_what_is_expected(policy):
     assert policy.schedule is None or policy.schedule in SCHEDULES
 
 
+def test_the_controls_are_those_that_a_configuration_demands():
+    own = {name: policy.control for name, policy in POLICIES.items()}
+    assert {n: c for n, c in own.items() if c != "uniform"} == CONTROLS
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=lambda policy: policy.name)
+def test_every_control_treats_all_layers_alike_and_is_compared_with_uniform(policy):
+    control = POLICIES[policy.control]
+    assert control.control == "uniform"
+    assert (multipliers(control.name, range(0, TOTAL, 100)) == 1).all()
+
+
+def test_every_policy_with_a_schedule_of_its_own_is_compared_with_one_too():
+    assert POLICIES["uniform"].schedule is None
+    for name, policy in POLICIES.items():
+        control = POLICIES[policy.control]
+        if not name.startswith("uniform"):
+            assert (policy.schedule is None) == (control.schedule is None)
+
+
+@functools.cache
+def global_rates(schedule):
+    """(TOTAL,) of a peak of 1."""
+    rate = jax.jit(jax.vmap(global_rate(schedule, 1.0, TOTAL)))
+    return np.broadcast_to(rate(jnp.arange(TOTAL)), (TOTAL,))
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+@pytest.mark.parametrize("depth", [2, 5, 22])
+def test_a_control_anneals_more_like_its_policy_than_any_other_schedule(name, depth):
+    names = [f"layer{i}" for i in range(depth)]
+    layers = optax_llr.match_layers(
+        {n: np.ones(1) for n in names}, [(n, n) for n in names]
+    )
+    schedule = POLICIES[name].multipliers(layers, TOTAL)
+    layered = np.asarray(jax.jit(jax.vmap(schedule))(jnp.arange(TOTAL)))
+
+    def distance(schedule):
+        return ((layered - global_rates(schedule)[:, None]) ** 2).mean()
+
+    own = POLICIES[POLICIES[name].control].schedule
+    assert min(SCHEDULES, key=distance) == own
+    # The rates of each layer add up to the same as the control's.
+    np.testing.assert_allclose(layered.mean(0), global_rates(own).mean(), rtol=0.03)
+
+
 @pytest.mark.parametrize(
     ("name", "first", "middle", "last"),
     [
         ("uniform", [1] * 5, [1] * 5, [1] * 5),
+        ("uniform-onecycle", [1] * 5, [1] * 5, [1] * 5),
+        ("uniform-cosine", [1] * 5, [1] * 5, [1] * 5),
         ("early-first", [1.5, 1.25, 1, 0.75, 0.5], [1] * 5, [0.5, 0.75, 1, 1.25, 1.5]),
         ("late-first", [0.5, 0.75, 1, 1.25, 1.5], [1] * 5, [1.5, 1.25, 1, 0.75, 0.5]),
         ("static-decreasing", *([[1.5, 1.25, 1, 0.75, 0.5]] * 3)),

@@ -1,81 +1,55 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import jax.numpy as jnp
+import jsonschema
 import numpy as np
 import pytest
+import written
+from written import CONFIG, END, SESSION, TRAIN
 
 from experiments import records
 
-TRAIN = {
-    "kind": "train",
-    "policy": "uniform",
-    "seed": 0,
-    "step": 8,
-    "images": 256,
-    "seconds": 0.5,
-    "loss": 2.3,
-    "accuracy": 0.1,
-    "rate": 0.02,
-    "multipliers": [1.0, 1.0],
-}
-CONFIG = {
-    "name": "demo",
-    "model": "cnn-shallow",
-    "source": "sample",
-    "seeds": 1,
-    "marks": [0.3],
-    "layers": {"names": ["conv1", "head"], "level": [0, 1], "members": {}},
-    "policies": {"uniform": {"summary": "s", "expectation": "e", "source": "o"}},
-    "total_steps": 8,
-}
-ENVIRONMENT = {
-    "started": "2026-01-01T00:00:00+00:00",
-    "command": ["python"],
-    "commit": None,
-    "dirty": None,
-    "versions": {},
-}
-END = {
-    **{key: TRAIN[key] for key in ("policy", "seed", "step", "images", "seconds")},
-    "kind": "end",
-    "status": "finished",
-    "test_loss": 1.5,
-    "test_accuracy": 0.5,
-}
+
+@pytest.fixture
+def folder(tmp_path):
+    return written.study(tmp_path / "study", [TRAIN, END])
 
 
-def written(folder: Path, lines: str = "") -> Path:
-    records.write_json(folder / "config.json", CONFIG)
-    records.write_json(folder / "env.json", ENVIRONMENT)
-    (folder / "metrics.jsonl").write_text(lines)
-    return folder
+def metrics(folder):
+    return folder / "uniform-0" / "metrics.jsonl"
 
 
-def test_what_is_written_is_read(tmp_path):
-    written(tmp_path)
-    with records.Log(tmp_path) as log:
-        log.write(TRAIN)
-        log.write(TRAIN | {"step": 16})
-    read = records.read(tmp_path)
-    assert read.config == CONFIG
-    assert read.events == (TRAIN, TRAIN | {"step": 16})
+def change_json(path, change):
+    records.write_json(path, json.loads(path.read_text()) | change)
 
 
-def test_an_event_reaches_the_file_before_the_log_is_closed(tmp_path):
-    with records.Log(tmp_path) as log:
-        log.write(TRAIN)
-        assert json.loads((tmp_path / "metrics.jsonl").read_text()) == TRAIN
+def test_what_is_written_is_read(folder):
+    read = records.read(folder)
+    assert (read.folder, read.config) == (folder, CONFIG)
+    assert (read.sessions, read.environment) == ((SESSION,), SESSION)
+    assert read.events == (TRAIN, END)
 
 
-def test_numbers_that_are_not_finite_become_null(tmp_path):
-    with records.Log(tmp_path) as log:
-        log.write(TRAIN | {"loss": float("nan"), "multipliers": [float("inf"), 1.0]})
-    line = json.loads((tmp_path / "metrics.jsonl").read_text())
-    assert line["loss"] is None
-    assert line["multipliers"] == [None, 1.0]
+def test_events_come_run_by_run_seed_by_seed(tmp_path):
+    policies = dict.fromkeys(("b", "a"), CONFIG["policies"]["uniform"])
+    runs = [("b", 0), ("a", 0), ("b", 1), ("a", 1)]
+    folder = written.study(
+        tmp_path,
+        [END | {"policy": policy, "seed": seed} for policy, seed in reversed(runs)],
+        CONFIG | {"policies": policies, "seeds": 2},
+    )
+    events = records.read(folder).events
+    assert [(event["policy"], event["seed"]) for event in events] == runs
+
+
+def test_a_study_that_has_just_begun_has_no_events(tmp_path):
+    assert records.read(written.study(tmp_path, [])).events == ()
+
+
+def test_the_schema_is_a_schema():
+    schema = json.loads(records.SCHEMA.read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
 
 
 def test_arrays_paths_and_numpy_numbers_become_json():
@@ -101,49 +75,6 @@ def test_what_json_cannot_hold_is_refused_by_type():
         records.plain({"x": object()})
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"kind": "trian"}, "expected a kind of .*'train'.* got 'trian'"),
-        (END | {"status": "done"}, "expected a status of .* got 'done'"),
-    ],
-)
-def test_an_unknown_kind_or_status_is_refused(tmp_path, change, message):
-    with records.Log(tmp_path) as log, pytest.raises(ValueError, match=message):
-        log.write(TRAIN | change)
-    assert (tmp_path / "metrics.jsonl").read_text() == ""
-
-
-def test_an_event_without_its_step_is_refused(tmp_path):
-    event = {key: value for key, value in TRAIN.items() if key != "step"}
-    with records.Log(tmp_path) as log, pytest.raises(ValueError, match="'step'"):
-        log.write(event)
-
-
-def test_a_folder_that_is_not_empty_is_refused_and_left_alone(tmp_path):
-    kept = tmp_path / "notes.txt"
-    kept.write_text("mine")
-    with pytest.raises(ValueError, match="not empty"):
-        records.create(tmp_path)
-    assert kept.read_text() == "mine"
-
-
-def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="name another folder"):
-        records.create(tmp_path / "file")
-
-
-def test_an_empty_folder_may_be_used(tmp_path):
-    assert records.create(tmp_path) == tmp_path
-    assert records.create(tmp_path / "a" / "b").is_dir()
-
-
-def test_folders_of_one_second_differ(tmp_path):
-    folders = {records.create(records.new_folder(tmp_path, "x")) for _ in range(4)}
-    assert len(folders) == 4
-
-
 def test_whole_files_are_replaced_and_no_draft_is_left(tmp_path):
     records.write_json(tmp_path / "a.json", {"n": 1})
     records.write_json(tmp_path / "a.json", {"n": 2})
@@ -158,78 +89,87 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert json.loads((tmp_path / "a.json").read_text()) == {"n": 1}
 
 
-def test_a_line_cut_off_by_a_crash_is_left_out(tmp_path):
-    written(tmp_path, json.dumps(TRAIN) + "\n" + json.dumps(TRAIN)[:30])
-    assert records.read(tmp_path).events == (TRAIN,)
+def test_a_line_cut_off_by_a_crash_is_left_out(folder):
+    metrics(folder).write_bytes(metrics(folder).read_bytes()[:-10])
+    assert records.read(folder).events == (TRAIN,)
 
 
-def test_a_damaged_line_is_named(tmp_path):
-    written(tmp_path, json.dumps(TRAIN) + "\nnonsense\n" + json.dumps(TRAIN) + "\n")
-    with pytest.raises(ValueError, match=r"line 2 of .*metrics\.jsonl"):
-        records.read(tmp_path)
+def test_a_line_written_without_its_partner_is_left_out(folder):
+    timings = metrics(folder).with_name("timings.jsonl")
+    written.write(timings, [written.timing(TRAIN), written.timing(END)] * 2)
+    assert records.read(folder).events == (TRAIN, END)
+
+
+@pytest.mark.parametrize("name", ["metrics", "timings"])
+def test_a_damaged_line_is_named_with_the_cure(folder, name):
+    path = folder / "uniform-0" / f"{name}.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"8", b"9", 1))
+    message = rf"{name}\.jsonl', line 1: its checksum.*command of the study repairs"
+    with pytest.raises(ValueError, match=message):
+        records.read(folder)
+
+
+def test_times_that_are_missing_are_noticed(folder):
+    (folder / "uniform-0" / "timings.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"timings\.jsonl' ends before"):
+        records.read(folder)
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("3", "expected dict, got 3"),
-        ('{"kind": NaN}', "is not JSON: it has no NaN"),
-        (b'{"kind": "\xff"}', "is not JSON: .*utf-8"),
-        (TRAIN | {"step": "8"}, "'step': expected int, got '8'"),
-        (TRAIN | {"kind": ["train"]}, r"'kind': expected str, got \['train'\]"),
-        (TRAIN | {"loss": "low"}, "'loss': expected .*, got 'low'"),
+        (TRAIN | {"step": "8"}, "'step': '8' is not of type 'integer'"),
+        (TRAIN | {"step": True}, "'step': True is not of type 'integer'"),
+        (TRAIN | {"kind": ["train"]}, "'kind': .* is not one of"),
+        (TRAIN | {"kind": "trian"}, "'kind': 'trian' is not one of"),
+        (TRAIN | {"loss": "low"}, "'loss': 'low' is not of type 'number', 'null'"),
         (TRAIN | {"multipliers": [1.0]}, "expected 2 multipliers, .*; got 1"),
-        (TRAIN | {"multipliers": [1.0, "x"]}, "'multipliers': expected .*, got 'x'"),
-        (TRAIN | {"policy": "other"}, "expected a policy .*'uniform'.*; got 'other'"),
-        (END | {"kind": "validation"}, "lacks .*'loss', 'accuracy'"),
-        ({**END, "test_accuracy": {}}, "'test_accuracy': expected .*, got {}"),
+        (TRAIN | {"multipliers": [1.0, "x"]}, "'multipliers', 1: 'x' is not of type"),
+        (TRAIN | {"policy": "other"}, "expected uniform, seed 0, got"),
+        (END | {"kind": "validation"}, "'loss' is a required property"),
+        (END | {"status": "done"}, "'status': 'done' is not one of"),
+        (END | {"test_accuracy": {}}, "'test_accuracy': {} is not of type"),
+        ({}, "'kind' is a required property"),
     ],
 )
-def test_a_line_that_is_no_event_of_the_study_is_refused(tmp_path, line, message):
-    written(tmp_path)
-    if isinstance(line, dict):
-        line = json.dumps(line)
-    line = line if isinstance(line, bytes) else line.encode()
-    (tmp_path / "metrics.jsonl").write_bytes(line + b"\n")
-    with pytest.raises(ValueError, match=rf"line 1 of .*metrics\.jsonl'.*{message}"):
-        records.read(tmp_path)
+def test_a_line_that_is_no_event_of_the_run_is_refused(folder, line, message):
+    written.write(metrics(folder), [written.without_seconds(line)])
+    with pytest.raises(ValueError, match=rf"metrics\.jsonl', line 1.*{message}"):
+        records.read(folder)
 
 
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
-        ("config.json", {"seeds": "two"}, "'seeds': expected int, got 'two'"),
-        ("config.json", {"marks": [None]}, "'marks': expected .*, got None"),
-        ("config.json", {"policies": ["uniform"]}, "'policies': expected dict"),
-        ("config.json", {"policies": {"uniform": {}}}, "'uniform' lacks"),
-        ("config.json", {"layers": {}}, r"'layers' lacks \['names'\]"),
-        ("env.json", {"command": "python"}, "'command': expected list"),
-        ("env.json", {"versions": None}, "'versions': expected dict"),
+        ("config.json", {"seeds": "two"}, "'seeds': 'two' is not of type 'integer'"),
+        ("config.json", {"marks": [None]}, "'marks', 0: None is not of type"),
+        ("config.json", {"policies": ["uniform"]}, "'policies': .* type 'object'"),
+        ("config.json", {"policies": {"uniform": {}}}, "'uniform': 'summary' is a req"),
+        ("config.json", {"layers": {}}, "'layers': 'names' is a required property"),
+        ("env.json", {"sessions": [{}]}, "'sessions', 0: 'started' is a required"),
+        ("env.json", {"sessions": None}, "'sessions': None is not of type 'array'"),
     ],
 )
-def test_a_file_of_another_shape_is_refused(tmp_path, file, change, message):
-    written(tmp_path)
-    whole = json.loads((tmp_path / file).read_text())
-    records.write_json(tmp_path / file, whole | change)
+def test_a_file_of_another_shape_is_refused(folder, file, change, message):
+    change_json(folder / file, change)
     with pytest.raises(ValueError, match=f"{file}'.*{message}"):
-        records.read(tmp_path)
+        records.read(folder)
 
 
 @pytest.mark.parametrize("content", [b"\xff", b"[]", b"null", b"", b"NaN"])
-def test_a_damaged_file_is_named(tmp_path, content):
-    written(tmp_path)
-    (tmp_path / "env.json").write_bytes(content)
-    with pytest.raises(ValueError, match=r"env\.json'.*(expected dict|is not JSON)"):
-        records.read(tmp_path)
+def test_a_damaged_file_is_named(folder, content):
+    (folder / "env.json").write_bytes(content)
+    message = r"env\.json'.*(is not of type 'object'|is not JSON)"
+    with pytest.raises(ValueError, match=message):
+        records.read(folder)
 
 
 @pytest.mark.parametrize("name", ["../../x", "a/b", "", ".hidden", "a" * 101])
-def test_a_policy_that_would_be_written_elsewhere_is_refused(tmp_path, name):
-    written(tmp_path)
+def test_a_policy_that_would_be_written_elsewhere_is_refused(folder, name):
     policies = {name: CONFIG["policies"]["uniform"]}
-    records.write_json(tmp_path / "config.json", CONFIG | {"policies": policies})
-    with pytest.raises(ValueError, match=r"config\.json'.* cannot name a policy"):
-        records.read(tmp_path)
+    change_json(folder / "config.json", {"policies": policies})
+    with pytest.raises(ValueError, match=r"config\.json'.* does not match"):
+        records.read(folder)
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -237,58 +177,22 @@ def test_a_missing_file_is_named(tmp_path):
         records.read(tmp_path)
 
 
-def test_a_file_in_place_of_the_run_folder_is_named(tmp_path):
+def test_a_file_in_place_of_the_folder_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="expected the folder of a study"):
         records.read(tmp_path / "file")
 
 
-def test_a_configuration_without_marks_is_refused(tmp_path):
-    written(tmp_path)
-    short = {key: value for key, value in CONFIG.items() if key != "marks"}
-    records.write_json(tmp_path / "config.json", short)
-    with pytest.raises(ValueError, match=r"config.json' lacks \['marks'\]"):
-        records.read(tmp_path)
-
-
-def test_the_environment_names_versions_device_and_data():
-    command = ["python", "-m", "experiments", "study"]
-    found = records.environment(command, checksum="abc")
-    assert found["command"] == command
-    assert found["data_checksum"] == "abc"
-    assert found["started"].endswith("+00:00")
-    assert found["device"]["count"] >= 1
-    assert found["versions"]["python"] == sys.version.split()[0]
-    assert set(found["versions"]) == {"python", "optax_llr", *records.PACKAGES}
-    assert records.plain(found) == found
-
-
-def test_the_environment_names_no_folder_of_the_machine():
-    text = json.dumps(records.environment(["python"], checksum="abc"))
-    assert str(Path(__file__).resolve().parent.parent) not in text
-    assert str(Path.home()) + "/" not in text
-
-
-def git(folder: Path, *arguments: str) -> None:
-    author = ["-c", "user.name=a", "-c", "user.email=a@b"]
-    subprocess.run(["git", *author, *arguments], cwd=folder, check=True)
-
-
-def test_commit_and_uncommitted_changes_are_found(tmp_path):
-    root = tmp_path.resolve()
-    git(root, "init", "-q")
-    (root / "file").touch()
-    git(root, "add", ".")
-    git(root, "commit", "-q", "-m", "first")
-    clean = records._checkout(root)
-    (root / "file").write_text("changed")
-    assert len(clean["commit"]) == 40
-    assert clean["dirty"] is False
-    assert records._checkout(root) == clean | {"dirty": True}
-
-
-def test_a_folder_inside_another_checkout_has_no_commit(tmp_path):
-    git(tmp_path, "init", "-q")
-    inner = tmp_path.resolve() / "inner"
-    inner.mkdir()
-    assert records._checkout(inner) == {"commit": None, "dirty": None}
+def test_a_run_has_ended_when_its_last_line_says_so_and_all_are_whole(folder):
+    run = folder / "uniform-0"
+    assert records.has_ended(run)
+    assert not records.has_ended(folder / "uniform-1")
+    timings = (run / "timings.jsonl").read_bytes()
+    (run / "timings.jsonl").write_bytes(timings[:-1])
+    assert not records.has_ended(run)
+    (run / "timings.jsonl").write_bytes(timings)
+    content = metrics(folder).read_bytes()
+    metrics(folder).write_bytes(content.replace(b"8", b"9", 1))
+    assert not records.has_ended(run)
+    metrics(folder).write_bytes(content[: content.index(b"\n") + 1])
+    assert not records.has_ended(run)

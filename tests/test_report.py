@@ -1,6 +1,8 @@
+import dataclasses
 import html.parser
 import io
 import json
+import math
 import re
 
 import numpy as np
@@ -8,13 +10,27 @@ import pytest
 import rich.console
 from matplotlib.image import imread
 
-from experiments import compare, figures, records, report, table
+from experiments import compare, figures, records, report, results, table
+from experiments.significance import Difference, Time
 
 NAMES = ["conv1", "conv2", "head"]
 EARLY = "Faster than uniform: <later> layers & the first."
 
 
-def events(policy, seed, steps=64, status="finished"):
+CONTROLS = {"freezeout": "uniform-cosine"}
+SESSION = {
+    "started": "2026-01-01T00:00:00+00:00",
+    "command": ["python", "-m", "experiments", "study", "--name", "a b"],
+    "commit": "abc123",
+    "dirty": False,
+    "data_checksum": "c0ffee",
+    "versions": {"jax": "0.10"},
+    "device": {"kind": "cpu", "count": 1},
+}
+
+
+def events(policy, seed, steps=64, status="finished", test=0.5):
+    """One run; without a status, one that has not ended."""
     run = {"policy": policy, "seed": seed}
     for step in range(8, steps + 1, 8):
         done = step / 64
@@ -25,21 +41,25 @@ def events(policy, seed, steps=64, status="finished"):
             "loss": 2.3 - done,
             "accuracy": done / 2,
             "rate": 0.02 if done < 0.5 else 0.002,
-            "multipliers": [slope, 1.0, 0.0 if policy == "frozen" else 2 - slope],
+            "multipliers": [slope, 1.0, 0.0 if policy == "freezeout" else 2 - slope],
         }
         if step % 16 == 0:
             accuracy = 0.1 + 0.4 * done + 0.01 * seed
             yield at | {"kind": "validation", "loss": 2.3 - done, "accuracy": accuracy}
     finished = status == "finished"
-    yield at | {
-        "kind": "end",
-        "status": status,
-        "test_loss": 1.5 if finished else None,
-        "test_accuracy": 0.5 + 0.01 * seed if finished else None,
-    }
+    if status:
+        yield at | {
+            "kind": "end",
+            "status": status,
+            "test_loss": 1.5 if finished else None,
+            "test_accuracy": test + 0.01 * seed if finished else None,
+        }
 
 
-def study(folder, runs, policies=("uniform", "early-first", "frozen"), seeds=2):
+POLICIES = ("uniform", "uniform-cosine", "early-first", "freezeout")
+
+
+def study(folder, runs, policies=POLICIES, seeds=2, **changes):
     text = {"summary": "What it does.", "expectation": EARLY, "source": "someone"}
     config = {
         "name": "demo",
@@ -49,19 +69,13 @@ def study(folder, runs, policies=("uniform", "early-first", "frozen"), seeds=2):
         "marks": [0.3, 0.9],
         "archive": None,
         "layers": {"names": NAMES, "level": [0, 1, 2], "members": {}},
-        "policies": dict.fromkeys(policies, text),
+        "policies": {
+            name: text | {"control": CONTROLS.get(name, "uniform")} for name in policies
+        },
         "total_steps": 64,
     }
-    records.write_json(folder / "config.json", config)
-    environment = records.environment(
-        ["python", "-m", "experiments", "study", "--name", "a b"], checksum="c0ffee"
-    )
-    records.write_json(folder / "env.json", environment)
-    with records.Log(folder) as log:
-        for run in runs:
-            for event in run:
-                log.write(event)
-    return records.read(folder)
+    told = tuple(event for run in runs for event in run)
+    return records.Records(folder, config | changes, (SESSION,), told)
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +85,9 @@ def built(tmp_path_factory):
         folder,
         [
             *(events("uniform", 0), events("uniform", 1)),
+            *(events("uniform-cosine", 0), events("uniform-cosine", 1)),
             *(events("early-first", 0), events("early-first", 1, 24, "diverged")),
-            *(events("frozen", 0), events("frozen", 1)),
+            *(events("freezeout", 0), events("freezeout", 1)),
         ],
     )
     report.build(recorded)
@@ -126,19 +141,70 @@ def test_no_two_elements_share_an_id_and_references_lead_somewhere(built):
     assert references <= set(parsed.ids)
 
 
+def section(recorded):
+    """The results in HTML, without the figures, which take their time."""
+    caveats = report.caveats(recorded)
+    return results.section(recorded.config, report.rows(recorded), bool(caveats))
+
+
+def lines(recorded, heading):
+    """The cells of the table under a heading, by policy."""
+    below = section(recorded).split(f"<h2>{heading}</h2>")[1].split("<h2>")[0]
+    found = re.findall(r"<tr><td>(.*?)</tr>", below, re.S)
+    cells = [re.findall(r"(?:^|<td[^>]*>)(.*?)</td>", line, re.S) for line in found]
+    return {policy: rest for policy, *rest in cells}
+
+
 def test_the_page_says_that_it_is_a_demonstration(built):
     assert "A demonstration, not evidence" in page(built)
     assert "Demonstration: no verdict" in page(built)
+    assert section(built) in page(built)
+    for heading in ("How good in the end", "How fast"):
+        said = {policy: cells[-1] for policy, cells in lines(built, heading).items()}
+        assert said.pop("uniform") == "–"
+        assert set(said.values()) == {"demonstration"}
 
 
-def test_enough_seeds_on_the_whole_set_bring_verdicts(tmp_path):
+def test_enough_seeds_on_the_whole_set_bring_verdicts_on_each_question(tmp_path):
+    policies = ("uniform", "early-first")
+    noise = (0.001, -0.001, 0.002, -0.002, 0.0)
+    runs = [
+        events(policy, seed, test=0.5 if policy == "uniform" else 0.6 + noise[seed])
+        for policy in policies
+        for seed in range(5)
+    ]
+    recorded = study(tmp_path, runs, policies, seeds=5, source="cifar10")
+    assert "emonstration" not in section(recorded)
+    _, _, difference, p, verdict = lines(recorded, "How good in the end")["early-first"]
+    assert difference == "+10.0 (+9.8 to +10.2)"
+    assert (p, verdict) == ("&lt; 0.001", "higher")
+    _, difference, p, verdict = lines(recorded, "How fast")["early-first"]
+    assert (difference, p, verdict) == ("+0.0", "1.000", "undecided")
+
+
+def test_what_diverged_brings_no_verdict(tmp_path):
     policies = ("uniform", "early-first")
     runs = [events(policy, seed) for policy in policies for seed in range(5)]
-    recorded = study(tmp_path, runs, policies, seeds=5)
-    recorded.config["source"] = "cifar10"
-    report.build(recorded)
-    assert "emonstration" not in page(recorded)
-    assert "undecided: the interval holds 0" in page(recorded)
+    runs[-1] = events("early-first", 4, 24, "diverged")
+    recorded = study(tmp_path, runs, policies, seeds=5, source="cifar10")
+    assert lines(recorded, "How good in the end")["early-first"][-1] == "no verdict"
+
+
+def test_the_page_says_what_pairing_means_and_that_no_rate_was_tuned(built):
+    assert "start from the same weights" in page(built)
+    assert "No learning rate was tuned" in page(built)
+
+
+def test_a_policy_that_anneals_is_compared_with_a_control_that_does(tmp_path):
+    policies = ("uniform", "uniform-cosine", "freezeout")
+    tests = {"uniform": 0.5, "uniform-cosine": 0.55, "freezeout": 0.52}
+    runs = [events(policy, 0, test=test) for policy, test in tests.items()]
+    recorded = study(tmp_path, runs, policies, seeds=1)
+    found = lines(recorded, "How good in the end")
+    assert found["freezeout"][2] == "−3.0\nto uniform-cosine"
+    assert found["uniform-cosine"][2] == "+5.0"
+    seen = report.describe(report.rows(recorded)[2], np.ones((1, 3)), NAMES)
+    assert "paired difference to uniform-cosine −3.0 points" in seen
 
 
 def test_words_of_policies_are_escaped_and_whole(built):
@@ -150,14 +216,30 @@ def test_the_page_tells_how_to_run_it_again(built):
     assert "c0ffee" in page(built)
 
 
-def test_marks_not_reached_and_diverged_runs_are_shown(built):
-    assert "not reached" in page(built)
+def test_marks_are_told_in_steps_images_and_seconds(built):
+    reached, missed, _ = lines(built, "How long to an accuracy")["uniform"]
+    assert reached == "32 steps\n1,024 images\n0.3 s"
+    assert missed == "&gt; 64 steps\n&gt; 2,048 images\n&gt; 0.6 s\n(0/2)"
+
+
+def test_diverged_runs_are_shown_and_never_reach_a_mark(built):
     assert "1 of 2 diverged" in page(built)
+    reached, missed, _ = lines(built, "How long to an accuracy")["early-first"]
+    assert reached.endswith("(1/2)")
+    assert missed.startswith("&gt; 64 steps")
 
 
 def test_every_figure_says_what_it_shows(built):
     assert page(built).count("<svg ") == page(built).count('role="img" aria-label="')
     assert "multipliers of early-first, layer by step" in page(built)
+
+
+def test_a_policy_is_drawn_beside_uniform_and_its_control(built):
+    last = page(built).split('aria-label="validation accuracy of freezeout"')[1]
+    drawn = re.findall(r"<text [^>]*>([a-z-]+)</text>", last)
+    assert [name for name in drawn if name in POLICIES] == [
+        *("uniform", "uniform-cosine", "freezeout")
+    ]
 
 
 def test_figures_take_their_ink_from_the_page(built):
@@ -167,7 +249,7 @@ def test_figures_take_their_ink_from_the_page(built):
 
 def test_plots_hold_a_picture_for_each_policy(built):
     plots = built.folder / "plots"
-    expected = {"curves.png", "uniform.png", "early-first.png", "frozen.png"}
+    expected = {"curves.png", *(f"{policy}.png" for policy in POLICIES)}
     assert {path.name for path in plots.iterdir()} == expected
     picture = imread(plots / "early-first.png")
     assert picture[..., :3].std() > 0.05
@@ -177,7 +259,8 @@ def test_plots_hold_a_picture_for_each_policy(built):
 def test_the_summary_holds_the_table(built):
     summary = json.loads((built.folder / "summary.json").read_text())
     rows = {row["policy"]: row for row in summary["rows"]}
-    assert rows["uniform"]["mean"] == pytest.approx(0.505)
+    assert rows["uniform"]["answers"]["accuracy"]["mean"] == pytest.approx(0.505)
+    assert rows["uniform"]["answers"]["speed"]["mean"] == pytest.approx(0.355)
     assert rows["early-first"]["diverged"] == 1
     assert len(summary["caveats"]) == 2
 
@@ -189,20 +272,26 @@ def test_building_again_gives_the_same_page(built):
 
 
 def test_a_study_cut_short_still_has_a_report(tmp_path):
-    runs = [events("uniform", 0), events("early-first", 0, 24, "interrupted")]
+    runs = [events("uniform", 0), events("early-first", 0, 24, None)]
     recorded = study(tmp_path, runs)
     report.build(recorded)
-    assert "only 1 of 6 runs came to their end" in page(recorded)
+    assert "only 1 of 8 runs came to their end" in page(recorded)
     assert "1 of 1 interrupted" in page(recorded)
 
 
 def test_a_study_without_a_single_step_still_has_a_report(tmp_path):
+    recorded = study(tmp_path, [])
+    report.build(recorded)
+    assert "No run came far enough" in page(recorded)
+
+
+def test_a_run_without_a_single_step_still_has_a_report(tmp_path):
     end = {"kind": "end", "policy": "uniform", "seed": 0, "step": 0, "images": 0}
-    end |= {"seconds": 0, "status": "interrupted"}
+    end |= {"seconds": 0, "status": "diverged"}
     end |= {"test_loss": None, "test_accuracy": None}
     recorded = study(tmp_path, [[end]])
     report.build(recorded)
-    assert "No run came far enough" in page(recorded)
+    assert "1 of 1 diverged" in page(recorded)
 
 
 def test_a_study_whose_losses_were_never_finite_still_has_a_report(tmp_path):
@@ -212,15 +301,15 @@ def test_a_study_whose_losses_were_never_finite_still_has_a_report(tmp_path):
     assert "1 of 1 diverged" in page(recorded)
 
 
-def test_the_words_for_a_policy_come_from_its_records():
-    runs = compare.runs(events("frozen", 0))
-    (row,) = compare.rows(runs, ())
+def test_the_words_for_a_policy_come_from_its_records(tmp_path):
+    (row,) = rows(study(tmp_path, [events("freezeout", 0)]))
     used = np.array([[2.0, 1, 1], [3.0, 1, 0.5], [0.5, 1, 0]])
     text = report.describe(row, used, NAMES)
     assert "conv1 went from 2 to 0.5 (lowest 0.5, highest 3)" in text
     assert "head went from 1 to 0," in text.replace(".", ",")
     assert "Frozen for a part of the run: 1 of 3 layers." in text
-    assert "Test accuracy: 50.0 %." in text
+    assert "Test accuracy after the last step: 50.0 %." in text
+    assert "Mean validation accuracy over the run: 35.0 %." in text
 
 
 def test_the_heat_map_holds_the_multipliers_layer_by_step():
@@ -280,35 +369,92 @@ def test_an_id_prefix_keeps_figures_apart_and_text_is_escaped():
 
 
 def rows(recorded):
-    return compare.rows(compare.runs(recorded.events), recorded.config["marks"])
+    return report.rows(recorded)
 
 
-def test_the_table_puts_figures_in_words(built):
-    uniform, early, _ = rows(built)
-    assert table.cells(uniform)[:2] == ("50.5 ± 0.7", "baseline")
-    assert table.cells(uniform)[2:] == ("32", "not reached", "0.6")
-    assert table.cells(early)[:3] == (
-        "50.0 (1 of 2 diverged)",
-        "+0.0",
-        "32 (1 of 2)",
-    )
+def test_the_tables_put_figures_in_words(built):
+    uniform, _, early, _ = rows(built)
+    assert table.cells(uniform, "accuracy") == ("50.5 ± 0.7", "baseline", "–")
+    assert table.cells(uniform, "speed") == ("35.5 ± 0.7", "baseline", "–")
+    assert table.cells(early, "accuracy") == ("50.0 (1 of 2 diverged)", "+0.0", "–")
+    assert table.seconds(uniform) == "0.6"
+
+
+def test_a_difference_tells_of_pairs_that_are_missing(tmp_path):
+    runs = [events("uniform", 0), events("early-first", 0), events("early-first", 1)]
+    _, early = rows(study(tmp_path, runs))
+    assert table.cells(early, "accuracy")[1] == "+0.0, n = 1"
+
+
+def test_a_policy_without_a_pair_has_no_difference_and_is_no_baseline(tmp_path):
+    runs = [events("uniform", 0), events("early-first", 1)]
+    _, early = rows(study(tmp_path, runs))
+    assert table.cells(early, "accuracy") == ("51.0", "–", "–")
+
+
+@pytest.mark.parametrize(
+    ("p", "text"), [(None, "–"), (0.0004, "< 0.001"), (0.0312, "0.031"), (1.0, "1.000")]
+)
+def test_p_is_told_to_three_decimals(p, text):
+    difference = Difference(5, 0.1, (0.05, 0.15), p=0.0001, p_holm=p)
+    assert table.corrected_p(compare.Answer({}, difference)) == text
+
+
+@pytest.mark.parametrize(
+    ("steps", "text"),
+    [
+        (Time(1406.0, False), "1,406 steps"),
+        (Time(2812.0, True), "> 2,812 steps"),
+        (Time(9.0, False), "9 steps"),
+        (Time(math.inf, True), "never"),
+    ],
+)
+def test_times_say_whether_they_are_bounds(steps, text):
+    mark = compare.Mark(0.5, 3, 3, steps, Time(1, False), Time(7.25, False))
+    assert table.taken(mark)[0] == text
 
 
 @pytest.mark.parametrize("width", [80, 100, 120])
-def test_the_terminal_table_keeps_to_its_width_and_drops_nothing(width):
-    name = "unfreeze-bottom-first"
-    marks = (0.5, 0.6, 0.65, 0.7, 0.75)
-    runs = compare.runs(
-        [
-            *(e for seed in range(3) for e in events("uniform", seed)),
-            *(e for seed in range(3) for e in events(name, seed)),
-        ]
-    )
-    expectations = dict.fromkeys((name, "uniform"), EARLY)
+def test_the_terminal_tables_keep_to_their_width_and_drop_nothing(width, tmp_path):
+    names = ("uniform", "unfreeze-bottom-first", "uniform-cosine", "freezeout")
+    marks = [0.3, 0.4, 0.45, 0.5, 0.75]
+    noise = (0.001, -0.001, 0.002)
+    runs = [
+        events(name, seed, test=0.3 + 0.01 * i + i * noise[seed])
+        for i, name in enumerate(names)
+        for seed in range(3)
+    ]
+    told = rows(study(tmp_path, runs, names, marks=marks))
     console = rich.console.Console(width=width, file=io.StringIO())
-    console.print(table.terminal(compare.rows(runs, marks), marks, expectations))
+    console.print(table.terminal(told, marks, dict.fromkeys(names, EARLY)))
     text = console.file.getvalue()
     assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text.replace(" …", "")
     words = " ".join(text.split())
-    for word in (name, "seconds", "75", "± 1.0", "(+0.0", "baseline", "reached"):
+    for word in (
+        *names,
+        *("to uniform-cosine", "seconds", "baseline", "(Holm)", "± 1.0"),
+        *("+1.1 (+0.7 to +1.4)", "> 64", "(0/3)", "75 %"),
+    ):
         assert word in words
+
+
+def test_every_process_that_worked_on_a_study_is_shown(tmp_path):
+    later = SESSION | {"started": "2031-01-01", "versions": {"jax": "99.9"}}
+    recorded = study(tmp_path, [events("uniform", 0)])
+    page = report.build(dataclasses.replace(recorded, sessions=(SESSION, later)))
+    text = page.read_text()
+    assert text.count("Environment when it went on") == 1
+    assert "2031-01-01" in text
+    assert "99.9" in text
+    assert "made with more than one set of versions" in text
+
+
+def test_the_summary_is_of_the_shape_that_the_schema_promises(tmp_path):
+    statuses = ("finished", "diverged", "")
+    runs = [
+        events(p, seed, status=statuses[seed]) for p in POLICIES for seed in (0, 1, 2)
+    ]
+    runs += [events(p, seed, test=0.4) for p in POLICIES[:2] for seed in (3, 4, 5)]
+    report.build(study(tmp_path, runs, seeds=6))
+    records.read_json(tmp_path / "summary.json", "summary")

@@ -26,29 +26,83 @@ from experiments import shell
 
 def callback(*args):
     gc.callbacks.remove(callback)
-    raise {error}
+    {does}
 
 shell.prepare()
-shell.check_interrupt()
+shell.check()
 gc.callbacks.append(callback)
 gc.collect()
 print("went on")
 try:
-    shell.check_interrupt()
-except KeyboardInterrupt:
-    print("interrupted")
+    shell.check()
+except shell.Stop as stop:
+    print(stop, stop.status)
 """
 
 
-def test_an_interrupt_that_was_lost_is_raised_at_the_next_check():
-    done = run(LOST.format(error="KeyboardInterrupt"))
-    assert (done.stdout, done.stderr) == ("went on\ninterrupted\n", "")
+def test_a_signal_that_was_lost_is_raised_at_the_next_check():
+    done = run(LOST.format(does="import os; os.kill(os.getpid(), 2)"))
+    assert (done.stdout, done.stderr) == ("went on\nSIGINT 130\n", "")
 
 
 def test_another_error_that_was_lost_is_still_shown():
-    done = run(LOST.format(error="ValueError"))
+    done = run(LOST.format(does="raise ValueError"))
     assert done.stdout == "went on\n"
     assert "ValueError" in done.stderr
+
+
+@pytest.mark.parametrize(("number", "status"), [(2, 130), (15, 143)])
+def test_a_signal_ends_the_program_at_once(number, status):
+    code = f"""
+import os
+from experiments import shell
+shell.prepare()
+try:
+    os.kill(os.getpid(), {number})
+    print("went on")
+except shell.Stop as stop:
+    print(stop.status)
+"""
+    assert run(code).stdout == f"{status}\n"
+
+
+PATIENCE = """
+import os
+from experiments import shell
+shell.prepare()
+try:
+    with shell.patience():
+        os.kill(os.getpid(), 15)
+        print("noted", shell.asked())
+        {then}
+    print("went on")
+    with shell.patience():
+        print("never")
+except shell.Stop as stop:
+    print(stop.status)
+"""
+
+
+def test_with_patience_a_signal_is_noted_and_counts_at_the_next_chance():
+    done = run(PATIENCE.format(then="pass"))
+    assert done.stdout == "noted True\nwent on\n143\n", done.stderr
+
+
+def test_a_second_signal_ends_the_program_at_once():
+    done = run(PATIENCE.format(then="os.kill(os.getpid(), 2)"))
+    assert done.stdout == "noted True\n130\n", done.stderr
+
+
+def test_a_signal_that_the_shell_ignores_stays_ignored():
+    code = """
+import os, signal
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+from experiments import shell
+shell.prepare()
+os.kill(os.getpid(), 2)
+print(shell.asked())
+"""
+    assert run(code).stdout == "False\n"
 
 
 def test_what_the_terminal_cannot_show_is_replaced():

@@ -1,19 +1,32 @@
-import contextlib
 import dataclasses
-import json
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
-from experiments import cifar10, compare, data, records, report, shell, study
+from experiments import (
+    cifar,
+    compare,
+    data,
+    figures,
+    folders,
+    records,
+    report,
+    sealed,
+    shell,
+    study,
+)
 from experiments.config import Config
 from optax_llr import Layers
+
+
+class State(NamedTuple):
+    value: jax.Array
+
 
 LAYERS = Layers(("conv", "head"), np.arange(2), {"conv/w": 0, "head/w": 1})
 CONFIG = Config(policies=("uniform", "early-first"), seeds=2, epochs=1, marks=(0.3,))
@@ -21,7 +34,7 @@ COMMAND = ["python", "-m", "experiments", "study"]
 
 
 def empty_dataset():
-    nothing = cifar10.Split(np.zeros((0, 32, 32, 3), np.uint8), np.zeros(0, np.int32))
+    nothing = cifar.Split(np.zeros((0, 32, 32, 3), np.uint8), np.zeros(0, np.int32))
     three = np.zeros(3)
     return data.Dataset(
         *("fake", nothing, nothing, nothing, ("cat", "dog"), three, three, "c0ffee")
@@ -32,34 +45,52 @@ class FakeTrainer:
     """Records three lines a run; ends some runs otherwise, by (policy, seed)."""
 
     layers = LAYERS
+    like: ClassVar = State(jax.ShapeDtypeStruct((3,), np.float32))
     outcomes: ClassVar = {}
 
     def __init__(self, config, dataset):
         del config, dataset
 
-    def run(self, policy, seed, record):
+    def run(self, policy, seed, journal):
         outcome = self.outcomes.get((policy.name, seed), "finished")
         at = {"policy": policy.name, "seed": seed, "step": 25, "images": 800}
-        at |= {"seconds": 0.5, "loss": 2.0, "accuracy": 0.4}
-        record(at | {"kind": "train", "rate": 0.02, "multipliers": [1.0, 1.0]})
-        record(at | {"kind": "validation"})
-        finished = outcome == "finished"
-        record(
-            {key: at[key] for key in ("policy", "seed", "step", "images", "seconds")}
-            | {"kind": "end", "status": outcome}
-            | {"test_loss": 1.5 if finished else None}
-            | {"test_accuracy": 0.45 if finished else None}
+        at |= {"seconds": 0.5}
+        measured = {"loss": 2.0, "accuracy": 0.4}
+        journal.write(
+            at | measured | {"kind": "train", "rate": 0.02, "multipliers": [1.0, 1.0]}
         )
-        if outcome == "interrupted":
-            raise KeyboardInterrupt
+        if outcome in ("SIGINT", "SIGTERM"):
+            shell._asked = signal.Signals[outcome]
+            journal.save(25, State(jnp.arange(3.0)), 0.5)
+        journal.write(at | measured | {"kind": "validation"})
+        finished = outcome == "finished"
+        end = at | {
+            "kind": "end",
+            "status": outcome,
+            "test_loss": 1.5 if finished else None,
+            "test_accuracy": 0.45 if finished else None,
+            "params_sha256": "c0ffee" if finished else None,
+        }
+        journal.write(end)
+        return end
 
 
-def run(tmp_path, outcomes=None, **changes):
+@pytest.fixture(autouse=True)
+def no_signal(monkeypatch):
+    monkeypatch.setattr(shell, "_asked", None)
+
+
+@pytest.fixture(autouse=True)
+def no_drawing(monkeypatch):
+    monkeypatch.setattr(figures, "figure", lambda *panels: Figure((1, 1)))
+
+
+def run(tmp_path, outcomes=None, make_trainer=None, **changes):
     config = dataclasses.replace(CONFIG, out=tmp_path, **changes)
     trainer = type("Fake", (FakeTrainer,), {"outcomes": outcomes or {}})
+    trainer = make_trainer or trainer
     status = study.run(config, empty_dataset(), COMMAND, make_trainer=trainer)
-    (folder,) = tmp_path.iterdir()
-    return status, folder
+    return status, tmp_path / "demo"
 
 
 def table(folder):
@@ -77,17 +108,19 @@ def test_every_policy_runs_under_every_seed(tmp_path):
 
 def test_the_folder_holds_all_that_is_promised(tmp_path):
     _, folder = run(tmp_path)
-    expected = {"config.json", "env.json", "metrics.jsonl", "summary.json"}
-    assert {path.name for path in folder.iterdir()} == expected | {
-        "plots",
-        "report.html",
+    runs = {f"{policy}-{seed}" for policy in CONFIG.policies for seed in (0, 1)}
+    assert {path.name for path in folder.iterdir()} == runs | {
+        *("config.json", "env.json", "summary.json", "plots", "report.html", ".lock")
     }
-    assert folder.name.startswith("demo-")
+    for name in runs:
+        assert {path.name for path in (folder / name).iterdir()} == {
+            *("config.json", "env.json", "metrics.jsonl", "timings.jsonl")
+        }
 
 
 def test_the_configuration_and_what_it_led_to_are_recorded(tmp_path):
     _, folder = run(tmp_path, rate=0.125)
-    config = json.loads((folder / "config.json").read_text())
+    config = records.read_json(folder / "config.json", "study")
     assert config["rate"] == 0.125
     assert config["layers"] == {
         "names": ["conv", "head"],
@@ -97,23 +130,32 @@ def test_the_configuration_and_what_it_led_to_are_recorded(tmp_path):
     assert config["total_steps"] == CONFIG.total_steps
     assert set(config["policies"]) == set(CONFIG.policies)
     assert config["policies"]["early-first"]["expectation"]
-    environment = json.loads((folder / "env.json").read_text())
-    assert environment["command"] == COMMAND
-    assert environment["data_checksum"] == "c0ffee"
+    (session,) = records.read_json(folder / "env.json", "environment")["sessions"]
+    assert session["command"] == COMMAND
+    assert session["data_checksum"] == "c0ffee"
+
+
+def test_the_folder_of_a_run_suffices_to_do_it_again(tmp_path):
+    _, folder = run(tmp_path)
+    whole = records.read_json(folder / "config.json", "study")
+    (session,) = records.read_json(folder / "env.json", "environment")["sessions"]
+    alone = folder / "early-first-1"
+    config = records.read_json(alone / "config.json", "run")
+    assert config == whole | {"policy": "early-first", "seed": 1}
+    (of_run,) = records.read_json(alone / "env.json", "environment")["sessions"]
+    assert of_run == session | {"from_step": 0}
 
 
 def test_expectations_are_on_disk_before_the_first_run(tmp_path):
     seen = []
 
     class Looking(FakeTrainer):
-        def run(self, policy, seed, record):
-            (folder,) = tmp_path.iterdir()
-            config = json.loads((folder / "config.json").read_text())
+        def run(self, policy, seed, journal):
+            config = records.read_json(tmp_path / "demo" / "config.json", "study")
             seen.append(config["policies"][policy.name]["expectation"])
-            super().run(policy, seed, record)
+            return super().run(policy, seed, journal)
 
-    config = dataclasses.replace(CONFIG, out=tmp_path)
-    study.run(config, empty_dataset(), COMMAND, make_trainer=Looking)
+    run(tmp_path, make_trainer=Looking)
     assert len(seen) == 4
     assert all(seen)
 
@@ -128,60 +170,142 @@ def test_a_diverged_run_is_shown_and_the_study_goes_on(tmp_path, capsys):
     assert "4/4 early-first, seed 1: finished after 25 steps" in printed
 
 
-def test_ctrl_c_leaves_a_valid_folder_with_what_there_is(tmp_path, capsys):
-    status, folder = run(tmp_path, {("early-first", 0): "interrupted"})
-    assert status == 130
-    rows = table(folder)
-    assert (rows["uniform"].n, rows["early-first"].interrupted) == (1, 1)
-    assert (folder / "report.html").exists()
-    assert json.loads((folder / "summary.json").read_text())["rows"]
-    assert "only 1 of 4 runs came to their end" in capsys.readouterr().out
-
-
-def test_a_study_interrupted_before_the_first_step_has_a_report(tmp_path):
-    class Hasty(FakeTrainer):
-        def run(self, policy, seed, record):
-            raise KeyboardInterrupt
-
-    config = dataclasses.replace(CONFIG, out=tmp_path)
-    assert study.run(config, empty_dataset(), COMMAND, make_trainer=Hasty) == 130
-    (folder,) = tmp_path.iterdir()
-    assert records.read(folder).events == ()
-    assert (folder / "report.html").exists()
-
-
-def test_an_interrupt_that_was_lost_ends_the_study_at_the_next_event(
-    tmp_path, monkeypatch
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_leaves_a_checkpoint_and_the_same_command_goes_on(
+    tmp_path, capsys, monkeypatch, name, status
 ):
-    class Losing(FakeTrainer):
-        def run(self, policy, seed, record):
-            monkeypatch.setattr(shell, "_lost_interrupt", True)
-            super().run(policy, seed, record)
+    whole, folder = run(tmp_path / "whole")
+    stopped, _ = run(tmp_path, {("early-first", 0): name})
+    assert (whole, stopped) == (0, status)
+    printed = capsys.readouterr().out
+    assert f"Stopped by {name}; the same command goes on from here." in printed
+    assert table(tmp_path / "demo")["early-first"].interrupted == 1
+    monkeypatch.setattr(shell, "_asked", None)
 
-    config = dataclasses.replace(CONFIG, out=tmp_path)
-    assert study.run(config, empty_dataset(), COMMAND, make_trainer=Losing) == 130
-    (folder,) = tmp_path.iterdir()
-    assert len(records.read(folder).events) == 1
+    class GoingOn(FakeTrainer):
+        def run(self, policy, seed, journal):
+            if journal.start is None:
+                return super().run(policy, seed, journal)
+            state, seconds = journal.start
+            assert (policy.name, seed) == ("early-first", 0)
+            assert (state.value.tolist(), seconds) == ([0.0, 1.0, 2.0], 0.5)
+            journal.write = skip_first(journal.write)
+            return super().run(policy, seed, journal)
+
+    assert run(tmp_path, make_trainer=GoingOn)[0] == 0
+    printed = capsys.readouterr().out
+    assert "1/4 uniform, seed 0: done before" in printed
+    assert "2/4 early-first, seed 0: finished after 25 steps" in printed
+    for path in folder.glob("*/metrics.jsonl"):
+        again = tmp_path / "demo" / path.relative_to(folder)
+        assert again.read_bytes() == path.read_bytes()
+    sessions = records.read_json(
+        tmp_path / "demo" / "early-first-0" / "env.json", "environment"
+    )["sessions"]
+    assert [session["from_step"] for session in sessions] == [0, 25]
 
 
-@pytest.mark.parametrize("reason", [KeyboardInterrupt, cifar10.DataError, "lost"])
-def test_a_study_that_never_began_leaves_no_folder(tmp_path, monkeypatch, reason):
+def skip_first(write):
+    skipped = []
+    return lambda event: write(event) if skipped else skipped.append(event)
+
+
+def test_a_study_that_is_done_is_shown_again_and_nothing_is_run(tmp_path, capsys):
+    _, folder = run(tmp_path)
+    before = {path: path.read_bytes() for path in folder.rglob("*.json*")}
+    capsys.readouterr()
+    status, _ = run(tmp_path, make_trainer=lambda *_: pytest.fail("nothing to train"))
+    assert status == 0
+    printed = capsys.readouterr().out
+    assert "All 4 runs were done before" in printed
+    assert "45.0 ± 0.0" in printed
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_run_whose_records_are_damaged_is_done_again(tmp_path, capsys):
+    _, folder = run(tmp_path)
+    whole = {path: path.read_bytes() for path in folder.glob("*/metrics.jsonl")}
+    path = folder / "early-first-0" / "metrics.jsonl"
+    path.write_bytes(whole[path].replace(b"0.4", b"0.5", 1))
+    run(tmp_path)
+    assert {path: path.read_bytes() for path in whole} == whole
+    printed = capsys.readouterr().out
+    assert "2/4 early-first, seed 0: " in printed
+    assert "line 1: its checksum does not fit" in printed
+    assert (folder / "early-first-0" / "metrics.damaged.jsonl").exists()
+
+
+def test_another_configuration_in_the_same_folder_is_refused_before_compiling(tmp_path):
+    run(tmp_path)
+    with pytest.raises(ValueError, match=r"rate is 0\.5, was 0\.02\. Give the same"):
+        run(tmp_path, make_trainer=lambda *_: pytest.fail("compiled"), rate=0.5)
+
+
+def test_a_second_process_in_the_same_folder_is_refused(tmp_path):
+    with (
+        folders.claimed(tmp_path / "demo"),
+        pytest.raises(ValueError, match="is in use by process"),
+    ):
+        run(tmp_path)
+
+
+def test_a_model_whose_layers_have_changed_is_refused(tmp_path):
+    run(tmp_path, {("uniform", 0): "SIGTERM"})
+    shell._asked = None
+    other = Layers(("conv",), np.arange(1), {"conv/w": 0})
+    changed = type("Changed", (FakeTrainer,), {"layers": other})
+    with pytest.raises(ValueError, match="layers is"):
+        run(tmp_path, make_trainer=changed)
+
+
+def test_what_differs_from_the_beginning_is_said(tmp_path, capsys, monkeypatch):
+    run(tmp_path, {("uniform", 0): "SIGTERM"})
+    shell._asked = None
+    here = study.environment
+    monkeypatch.setattr(
+        study, "environment", lambda *args: here(*args) | {"commit": "abc"}
+    )
+    run(tmp_path)
+    assert 'now "abc"' in capsys.readouterr().out
+
+
+def test_a_disk_that_is_full_loses_no_earlier_record(tmp_path, monkeypatch):
+    write = sealed.Writer.write
+
+    def filling(self, record):
+        if record.get("seed") == 1:
+            raise OSError(28, "No space left on device", "metrics.jsonl")
+        write(self, record)
+
+    monkeypatch.setattr(sealed.Writer, "write", filling)
+    with pytest.raises(OSError, match="No space left"):
+        run(tmp_path)
+    monkeypatch.undo()
+    rows = table(tmp_path / "demo")
+    assert {name: row.n for name, row in rows.items()} == {
+        "uniform": 1,
+        "early-first": 1,
+    }
+    assert run(tmp_path)[0] == 0
+    assert table(tmp_path / "demo")["uniform"].n == 2
+
+
+@pytest.mark.parametrize("reason", [shell.Stop(2), cifar.DataError("x"), None])
+def test_a_study_that_never_began_leaves_no_folder(tmp_path, reason):
     def make_trainer(config, dataset):
         assert len(list(tmp_path.iterdir())) == 1  # the place was tried first
-        if reason == "lost":
-            monkeypatch.setattr(shell, "_lost_interrupt", True)
-        else:
+        if reason is not None:
             raise reason
+        shell._asked = 2  # a signal that was lost
 
-    config = dataclasses.replace(CONFIG, out=tmp_path)
-    with pytest.raises(KeyboardInterrupt if reason == "lost" else reason):
-        study.run(config, empty_dataset(), COMMAND, make_trainer=make_trainer)
+    with pytest.raises(shell.Stop if reason is None else type(reason)):
+        run(tmp_path, make_trainer=make_trainer)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_ctrl_c_in_the_report_says_how_to_make_it_later(tmp_path, monkeypatch, capsys):
     def interrupted(recorded):
-        raise KeyboardInterrupt
+        raise shell.Stop(2)
 
     monkeypatch.setattr(report, "build", interrupted)
     status, folder = run(tmp_path)
@@ -197,76 +321,3 @@ def test_the_terminal_shows_table_caveat_and_where_to_read_on(tmp_path, capsys):
     assert "A demonstration, not evidence:" in printed.out
     assert str(folder / "report.html") in printed.out.replace("\n", "")
     assert printed.err == ""
-
-
-def test_an_earlier_study_is_never_overwritten(tmp_path):
-    _, folder = run(tmp_path)
-    before = (folder / "metrics.jsonl").read_bytes()
-    config = dataclasses.replace(CONFIG, out=tmp_path)
-    trainer = type("Fake", (FakeTrainer,), {"outcomes": {}})
-    study.run(config, empty_dataset(), COMMAND, make_trainer=trainer)
-    assert len(list(tmp_path.iterdir())) == 2
-    assert (folder / "metrics.jsonl").read_bytes() == before
-
-
-TINY = ("--policies", "uniform", "early-first", "--seeds", "2", "--evaluations", "2")
-
-
-@contextlib.contextmanager
-def started(tmp_path, *fields):
-    """A small study from the command line, ended whatever becomes of the test."""
-    # A shell's background job ignores interrupts, and so would what it starts.
-    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
-    command = [sys.executable, "-m", "experiments", "study", *TINY, *fields]
-    with subprocess.Popen(
-        [*command, "--out", str(tmp_path)],
-        cwd=Path(__file__).parent.parent,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        signal.signal(signal.SIGINT, inherited)
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-@pytest.mark.slow
-def test_a_real_study_runs_from_the_command_line(tmp_path):
-    with started(tmp_path, "--epochs", "0.5") as process:
-        out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    (folder,) = tmp_path.iterdir()
-    rows = table(folder)
-    assert {name: row.n for name, row in rows.items()} == {
-        "uniform": 2,
-        "early-first": 2,
-    }
-    assert "A demonstration, not evidence" in out
-    for run in compare.runs(records.read(folder).events):
-        assert run.train
-        assert run.validation
-        assert len(run.train[0]["multipliers"]) == len(
-            records.read(folder).config["layers"]["names"]
-        )
-
-
-@pytest.mark.slow
-def test_a_real_interrupt_leaves_a_valid_folder_and_status_130(tmp_path):
-    with started(tmp_path, "--epochs", "500") as process:
-        deadline = time.monotonic() + 240
-        while not any(file.stat().st_size for file in tmp_path.glob("*/metrics.jsonl")):
-            assert process.poll() is None, process.stderr.read()
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=120)
-    assert process.returncode == 130, err
-    assert "Traceback" not in err
-    (folder,) = tmp_path.iterdir()
-    (run,) = compare.runs(records.read(folder).events)
-    assert run.status == "interrupted"
-    assert records.read(folder).events[-1]["kind"] == "end"
-    assert (folder / "report.html").exists()
-    assert "only 0 of 4 runs came to their end" in out

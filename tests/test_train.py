@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import math
 from pathlib import Path
@@ -6,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
-import optax_llr
-from experiments import cifar10, data, train
+from experiments import cifar, data, records, train
 from experiments import config as configuration
+from experiments import program as programs
 from experiments.config import Config
+from experiments.journal import Journal
 from experiments.policies import POLICIES, Policy
 
 # Ten steps of twenty images in two epochs; an evaluation each fifth step.
@@ -36,27 +37,24 @@ def trainer():
 
 @pytest.fixture(scope="module")
 def program():
-    return train.Program(CONFIG, dataset())
+    return programs.Program(CONFIG, dataset())
 
 
-@pytest.fixture(scope="module")
-def step(program):
-    return jax.jit(program.step)
+class Events(list):
+    """A journal that keeps events only."""
 
+    start = None
+    write = list.append
 
-@pytest.fixture(scope="module")
-def images():
-    train_split = dataset().train
-    return train.Images(
-        jnp.asarray(train_split.images), jnp.asarray(train_split.labels)
-    )
+    def due(self):
+        return False
 
 
 def events_of(trainer, policy, seed=0):
     if isinstance(policy, str):
         policy = POLICIES[policy]
-    events = []
-    trainer.run(policy, seed, events.append)
+    events = Events()
+    assert trainer.run(policy, seed, events) is events[-1]
     return events
 
 
@@ -73,10 +71,6 @@ def made_up(multipliers):
 
 def without_time(events):
     return [{k: v for k, v in event.items() if k != "seconds"} for event in events]
-
-
-def uniform_tables(layers):
-    return train.policy_tables(POLICIES["uniform"], CONFIG, layers)
 
 
 def test_a_run_records_training_validation_and_one_end(trainer):
@@ -129,8 +123,8 @@ def test_all_policies_and_seeds_share_one_trace_of_the_step(monkeypatch):
         traces.append(args)
         return augment(*args, **kwargs)
 
-    augment = train.augment
-    monkeypatch.setattr(train, "augment", counted)
+    augment = programs.augment
+    monkeypatch.setattr(programs, "augment", counted)
     trainer = train.Trainer(CONFIG, dataset())
     for policy in ("uniform", "freezeout", "cascade"):
         events_of(trainer, policy, seed=len(policy))
@@ -160,26 +154,62 @@ def test_divergence_in_the_last_step_leaves_the_test_set_alone(trainer):
     assert events[-1]["test_loss"] is None
 
 
-def test_an_interrupt_is_recorded_and_raised_again(trainer):
-    events = []
+def test_a_run_stopped_anywhere_ends_as_if_it_never_had_been(monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        configuration, "TRAIN_LINES", 3
+    )  # so that most stops fall between
+    config = dataclasses.replace(CONFIG, ema=0.9, evaluations=2)
+    trainer = train.Trainer(config, dataset())
+    whole = Events()
+    trainer.run(POLICIES["three-stage"], 0, whole)
 
-    def record(event):
-        events.append(event)
-        if event["step"] == 2 and event["kind"] == "train":
+    class Stopping(Journal):
+        """Stops, with a checkpoint, the second time that it could."""
+
+        chances = 0
+
+        def due(self):
+            self.chances += 1
+            return self.chances == 2
+
+        def save(self, step, state, seconds):
+            super().save(step, state, seconds)
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        trainer.run(POLICIES["uniform"], 0, record)
-    assert [event["kind"] for event in events] == ["train", "train", "end"]
-    assert events[-1]["status"] == "interrupted"
-    assert events[-1]["step"] == 2
-    assert events[-1]["test_accuracy"] is None
+    stops = []
+    for _ in range(CONFIG.total_steps):
+        with Stopping(tmp_path, trainer.like, 0, pytest.fail) as journal:
+            stops.append(journal.step)
+            with contextlib.suppress(KeyboardInterrupt):
+                trainer.run(POLICIES["three-stage"], 0, journal)
+                break
+    assert len(set(stops)) == len(stops) > 4
+    metrics, timings = records.read_lines(tmp_path)
+    assert metrics.records == records.plain(without_time(whole))
+    seconds = [line["seconds"] for line in timings.records]
+    assert seconds == sorted(seconds)
+
+
+def test_the_end_holds_a_checksum_of_the_last_weights(trainer):
+    ends = [events_of(trainer, "uniform", seed)[-1] for seed in (0, 0, 1)]
+    sums = [end["params_sha256"] for end in ends]
+    assert sums[0] == sums[1] != sums[2]
+    assert len(sums[0]) == 64
+
+
+def test_an_error_of_the_journal_ends_the_run(trainer):
+    class Full(Events):
+        def write(self, event):
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        trainer.run(POLICIES["uniform"], 0, Full())
 
 
 def test_evaluation_agrees_with_numpy_on_every_image(trainer, program):
     state = trainer._initial(jax.random.key(0))
     test = dataset().test
-    pixels = (test.images / 255.0 - cifar10.MEAN) / cifar10.STD
+    pixels = (test.images / 255.0 - cifar.CIFAR10.mean) / cifar.CIFAR10.std
     logits = np.asarray(
         program._infer(
             state.params, state.statistics, jnp.asarray(pixels, jnp.float32)
@@ -191,85 +221,6 @@ def test_evaluation_agrees_with_numpy_on_every_image(trainer, program):
     loss, accuracy = trainer._evaluate(state, trainer._test)
     assert loss == pytest.approx(-log_p[np.arange(250), test.labels].mean(), rel=1e-5)
     assert accuracy == (logits.argmax(1) == test.labels).mean()
-
-
-def test_steps_agree_with_sgd_written_out(program, step, images):
-    state = program.initial(jax.random.key(0))
-    tables = train.policy_tables(POLICIES["early-first"], CONFIG, program.layers)
-    params = flat(state.params)
-    velocity = {path: np.zeros_like(value) for path, value in params.items()}
-
-    @jax.jit
-    def gradients_of(state, images):
-        _, *batch = program._next_batch(state, images)
-        loss = jax.grad(program._loss, has_aux=True)
-        return loss(state.params, state.statistics, *batch)[0]
-
-    for t in range(3):
-        gradients = gradients_of(state, images)
-        for path, gradient in flat(gradients).items():
-            layer = program.layers.members[path.removesuffix("/value")]
-            decayed = gradient + CONFIG.weight_decay * params[path]
-            velocity[path] = CONFIG.momentum * velocity[path] + decayed
-            rate = tables.rate[t] * tables.multipliers[t, layer]
-            params[path] = params[path] - rate * velocity[path]
-        state = step(state, images, tables)
-        for path, value in flat(state.params).items():
-            np.testing.assert_allclose(value, params[path], rtol=1e-4, atol=1e-6)
-    inner = optax_llr.layer_multipliers(state.opt_state, program.layers)
-    np.testing.assert_allclose(list(inner.values()), tables.multipliers[2], rtol=1e-6)
-
-
-def test_a_frozen_layer_does_not_move(program, step, images):
-    policy = made_up(lambda t, n: jnp.ones(n).at[1].set(0.0))
-    tables = train.policy_tables(policy, CONFIG, program.layers)
-    before = program.initial(jax.random.key(0))
-    after = step(step(before, images, tables), images, tables)
-    after, before = flat(after.params), flat(before.params)
-    moved = {p.split("/")[0] for p in before if (after[p] != before[p]).any()}
-    assert moved == {"conv1", "conv3", "hidden", "head"}
-
-
-def test_an_epoch_shows_every_image_once_in_an_order_of_its_own(program, step, images):
-    tables = uniform_tables(program.layers)
-    orders = {}
-    for seed in (0, 1):
-        state = program.initial(jax.random.key(seed))
-        for t in range(CONFIG.total_steps):
-            state = step(state, images, tables)
-            epoch = t // CONFIG.steps_per_epoch
-            order = np.asarray(state.order)
-            np.testing.assert_array_equal(
-                orders.setdefault((seed, epoch), order), order
-            )
-    assert len(orders) == 4
-    for order in orders.values():
-        np.testing.assert_array_equal(np.sort(order), np.arange(100))
-    assert len({tuple(order) for order in orders.values()}) == 4
-
-
-def test_the_state_holds_all_that_a_run_needs_to_go_on(program, step, images):
-    tables = uniform_tables(program.layers)
-    state = program.initial(jax.random.key(0))
-    for t in range(7):
-        if t == 3:
-            saved = [
-                np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
-                for leaf in jax.tree.leaves(state)
-            ]
-        state = step(state, images, tables)
-    other = program.initial(jax.random.key(1))
-    resumed = jax.tree.unflatten(
-        jax.tree.structure(other),
-        [
-            jax.random.wrap_key_data(value) if is_key(leaf) else jnp.asarray(value)
-            for leaf, value in zip(jax.tree.leaves(other), saved, strict=True)
-        ],
-    )
-    for _ in range(4):
-        resumed = step(resumed, images, tables)
-    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(resumed), strict=True):
-        assert bool((a == b).all())
 
 
 @pytest.mark.slow
@@ -297,7 +248,7 @@ def test_a_cpu_is_given_one_step_a_call_and_an_accelerator_all(monkeypatch):
 def test_data_of_another_size_are_refused_before_anything_compiles():
     config = dataclasses.replace(CONFIG, validation=1_890)
     with pytest.raises(
-        cifar10.DataError, match=r"expected the 110 training images.*got 100"
+        cifar.DataError, match=r"expected the 110 training images.*got 100"
     ):
         train.Trainer(config, dataset())
 
@@ -316,35 +267,3 @@ def test_the_compilation_cache_stands_in_the_users_cache_folder(monkeypatch, tmp
     finally:
         for name, value in before.items():
             jax.config.update(name, value)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_resnet20_trains_with_running_statistics(dtype):
-    config = dataclasses.replace(
-        CONFIG, model="resnet20", dtype=dtype, crop_padding=4, batch_size=50
-    )
-    program = train.Program(config, dataset(config))
-    split = dataset(config).train
-    on_device = train.Images(jnp.asarray(split.images), jnp.asarray(split.labels))
-    tables = train.policy_tables(POLICIES["uniform"], config, program.layers)
-    before = program.initial(jax.random.key(0))
-    after = jax.jit(program.step)(before, on_device, tables)
-    assert np.isfinite(after.loss)
-    old, new = flat(before.statistics), flat(after.statistics)
-    assert old
-    assert all((old[path] != new[path]).any() for path in old)
-    score = jax.jit(program.score)(after.params, after.statistics, on_device)
-    assert np.isfinite(score[0])
-    assert isinstance(after.params, nnx.State)
-
-
-def flat(tree):
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-
-def is_key(leaf):
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

@@ -9,7 +9,7 @@ prints the checksum that `experiments/data.py` holds.
 import numpy as np
 from PIL import Image
 
-from experiments.cifar10 import CLASSES, SIDE, Published, Split, read_cifar10
+from experiments.cifar import CIFAR10, SIDE, Published, Split, read_cifar
 from experiments.data import (
     SAMPLE,
     SAMPLE_GAP,
@@ -28,7 +28,9 @@ def choose(published: Published) -> Published:
 
 
 def _first_of_each(split: Split, count: int) -> Split:
-    by_class = [np.flatnonzero(split.labels == k)[:count] for k in range(len(CLASSES))]
+    by_class = [
+        np.flatnonzero(split.labels == k)[:count] for k in range(len(CIFAR10.classes))
+    ]
     return split.take(np.concatenate(by_class))
 
 
@@ -44,14 +46,14 @@ def paint(sample: Published) -> np.ndarray:
 
 
 def _blocks(images: np.ndarray, columns: int) -> np.ndarray:
-    grid = images.reshape(len(CLASSES), SAMPLE_ROWS, columns, SIDE, SIDE, 3)
+    grid = images.reshape(len(CIFAR10.classes), SAMPLE_ROWS, columns, SIDE, SIDE, 3)
     return grid.swapaxes(2, 3).reshape(
-        len(CLASSES), SAMPLE_ROWS * SIDE, columns * SIDE, 3
+        len(CIFAR10.classes), SAMPLE_ROWS * SIDE, columns * SIDE, 3
     )
 
 
 if __name__ == "__main__":
-    sample = choose(read_cifar10())
+    sample = choose(read_cifar(CIFAR10))
     Image.fromarray(paint(sample)).save(SAMPLE, optimize=True)
     print(f"{SAMPLE.name}: {SAMPLE.stat().st_size:,} bytes")
     print(f'SAMPLE_CHECKSUM = "{sample.checksum}"')

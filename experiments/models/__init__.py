@@ -1,0 +1,83 @@
+"""The models, all for images of 32 × 32: `make` builds each by its name in `MODELS`.
+
+| module      | models, with their parameters in millions for ten classes            |
+| ----------- | -------------------------------------------------------------------- |
+| plain       | cnn-shallow .16; vgg5 4.5, vgg8 4.4, vgg11 9.8, vgg13 9.9, vgg16     |
+|             | 15.2, vgg19 20.6                                                     |
+| layca       | layca-cnn1 4.3, layca-cnn2 15.0                                      |
+| residual    | resnet20 .27, resnet56 .86, resnet110 1.7, resnet18 11.2; wrn16-4    |
+|             | 2.7, wrn28-10 36.5                                                   |
+| densenet    | densenet76 .49                                                       |
+| transformer | vit 2.7 on patches of 4 × 4; transformer-rows .81 on rows of pixels  |
+| recurrent   | lstm-rows .25                                                        |
+
+`parts` has what they share: what is a layer's norm, and what stands in for it.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from ..config import MODELS
+from .densenet import DenseNet
+from .layca import CNN1, CNN2
+from .parts import Parts
+from .plain import VGG, VGG_STAGES, ShallowCNN
+from .recurrent import RowsLSTM
+from .residual import ResNet, WideResNet
+from .transformer import Transformer
+
+_BUILD: dict[str, Callable[[int, Parts], nnx.Module]] = {
+    "cnn-shallow": ShallowCNN,
+    **{f"vgg{depth}": functools.partial(VGG, depth) for depth in VGG_STAGES},
+    "layca-cnn1": CNN1,
+    "layca-cnn2": CNN2,
+    "resnet20": functools.partial(ResNet, (16, 32, 64), 3),
+    "resnet56": functools.partial(ResNet, (16, 32, 64), 9),
+    "resnet110": functools.partial(ResNet, (16, 32, 64), 18),
+    "resnet18": functools.partial(ResNet, (64, 128, 256, 512), 2),
+    "wrn16-4": functools.partial(WideResNet, 16, 4),
+    "wrn28-10": functools.partial(WideResNet, 28, 10),
+    "densenet76": functools.partial(DenseNet, 76, 12),
+    "vit": functools.partial(Transformer, (4, 4), 192, 3, 6),
+    "transformer-rows": functools.partial(Transformer, (1, 32), 128, 4, 4),
+    "lstm-rows": functools.partial(RowsLSTM, 128),
+}
+
+
+def make(
+    name: str,
+    num_classes: int,
+    rngs: nnx.Rngs,
+    dtype: DTypeLike = jnp.float32,
+    norm: str = "own",
+) -> nnx.Module:
+    """Makes a model by its name in `MODELS`.
+
+    Args:
+        name: see above.
+        num_classes: how many logits an image gets.
+        rngs: where the initial weights are drawn from.
+        dtype: of the arithmetic; parameters and logits are float32 in any case.
+        norm: "batch", "group", "layer" or "none", as far as the model can have it; or
+            "own", the one that it is known with.
+
+    Returns:
+        A module: normalised images (n, 32, 32, 3) → logits (n, num_classes). All its
+        variables but the parameters are batch statistics.
+
+    Raises:
+        ValueError: for a name that is no model, or a norm that the model cannot have.
+    """
+    if name not in MODELS:
+        raise ValueError(f"model: expected one of {', '.join(MODELS)}; got {name!r}")
+    norms = MODELS[name]
+    if norm not in ("own", *norms):
+        raise ValueError(
+            f"norm: expected own or one of {', '.join(norms)} for {name}; got {norm!r}"
+        )
+    parts = Parts(rngs, dtype, norms[0] if norm == "own" else norm)
+    return _BUILD[name](num_classes, parts)
