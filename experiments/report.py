@@ -281,9 +281,8 @@ def _method(records: Records) -> str:
         f"<h3>Configuration</h3>{_definitions(asked)}"
         f"<h3>Environment</h3>{first}"
         + "".join(f"<h3>Environment when it went on</h3>{text}" for text in later)
-        + "<p>Every number above comes from the <code>metrics.jsonl</code> of each run; "
-        + "<code>python -m experiments report FOLDER</code> makes the report again from "
-        + "them.</p>"
+        + "<p>Every number above comes from <code>metrics.jsonl</code> of the runs; "
+        + "<code>python -m experiments report FOLDER</code> makes the report again.</p>"
     )
 
 
