@@ -13,8 +13,8 @@ from .records import plain, read_json, write_json
 
 UNFINISHED = (".lock", ".part")
 """How the names of files end that say nothing yet."""
-MANNERS = {"out", "checkpoint_seconds", "tensorboard"}
-"""Fields that change nothing in what a study finds out."""
+MANNERS = {"out", "archive", "checkpoint_seconds", "tensorboard"}
+"""Fields that change nothing in what a study finds out; data have their checksum."""
 
 
 @contextlib.contextmanager
