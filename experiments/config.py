@@ -62,7 +62,7 @@ class Config:
     """One study: policies × seeds on one model and one data set."""
 
     name: str = "demo"
-    """Name of the study; the run folder is called after it."""
+    """Name of the study and of its folder; a study that was begun there goes on."""
     model: str = "cnn-shallow"
     """A plain net: cnn-shallow, vgg5, vgg8, vgg11, vgg13, vgg16, vgg19, layca-cnn1,
     layca-cnn2; a residual one: resnet20, resnet56, resnet110, resnet18, wrn16-4,
@@ -93,7 +93,8 @@ class Config:
     optimizer: str = "sgd"
     """sgd, nesterov, adamw, lars, lamb or muon; the multipliers come behind it."""
     momentum: float = 0.9
-    """Momentum; of adamw and lamb the first of their two decay rates."""
+    """Momentum; of adamw and lamb the first of their two decay rates. Where muon leaves
+    weights to Adam, that keeps 0.9."""
     weight_decay: float = 5e-4
     """Weight decay."""
     decay: str = "coupled"

@@ -1,6 +1,7 @@
 """The training loop: runs the compiled program, and records what happens."""
 
 import dataclasses
+import functools
 import time
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ from . import cache, checkpoint
 from .cifar import DataError, Split
 from .config import Config
 from .data import Dataset
+from .models.convolution import compiler_options
 from .policies import Policy
 from .program import Images, Program, Tables, TrainState, evaluated
 from .rates import global_rate
@@ -162,9 +164,10 @@ class Trainer:
         tables = jax.eval_shape(
             lambda: Tables(jnp.zeros(total), jnp.zeros((total, layers)))
         )
-        step = jax.jit(program.step, donate_argnums=0)
-        steps = jax.jit(program.steps, donate_argnums=0, static_argnums=3)
-        score = jax.jit(program.score)
+        jit = functools.partial(jax.jit, compiler_options=compiler_options())
+        step = jit(program.step, donate_argnums=0)
+        steps = jit(program.steps, donate_argnums=0, static_argnums=3)
+        score = jit(program.score)
         self._initial = jax.jit(program.initial).lower(key).compile()
         self._step = step.lower(state, self._train, tables).compile()
         self._score = score.lower(*evaluated(state), self._test[0]).compile()

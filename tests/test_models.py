@@ -347,7 +347,11 @@ def test_what_runs_from_block_to_block_has_the_type_of_the_arithmetic(name, norm
         ("densenet76", {32: 1 + 24 + 1, 16: 24 + 1, 8: 24}),
     ],
 )
-def test_convolutions_see_images_of_the_size_that_their_stage_has(name, convs):
+def test_convolutions_see_images_of_the_size_that_their_stage_has(
+    monkeypatch, name, convs
+):
+    # On a CPU the smallest are computed as products with a matrix.
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     graph, *state = abstract(name)
     program = jax.make_jaxpr(functools.partial(logits, graph))(*state, IMAGES)
     found = equations(program.jaxpr, "conv_general_dilated")

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from .convolution import convolution
+
 Layer = Callable[[jax.Array], jax.Array]
 
 
@@ -44,6 +46,7 @@ class Parts:
             use_bias=self.norm == "none",
             kernel_init=self.init,
             dtype=self.dtype,
+            conv_general_dilated=convolution,
             rngs=self.rngs,
         )
 
