@@ -2,7 +2,7 @@
 
 Run it on its own, from the root of a clone:
 
-    python benchmarks/loop.py                    # both models, some minutes
+    python benchmarks/loop.py                    # every model, ten minutes
     python benchmarks/loop.py --models resnet20  # one of them
 
 In turns, in one process, for each model:
@@ -45,7 +45,7 @@ from experiments import config, data, models, train
 from experiments.journal import Journal
 from experiments.policies import POLICIES
 
-MODELS = {"cnn-shallow": 512, "resnet20": 16}
+MODELS = {"cnn-shallow": 512, "resnet20": 16, "vgg11": 8}
 """Steps a round of each."""
 BATCH = 128
 POLICY = POLICIES["early-first"]
