@@ -1,13 +1,28 @@
 """Layer learning rates for Optax: updates scaled per layer, by multipliers in time."""
 
+from . import rules as rules
+from ._adapt import AdaptLayersState as AdaptLayersState
+from ._adapt import LayerStep as LayerStep
+from ._adapt import Rule as Rule
+from ._adapt import adapt_layers as adapt_layers
 from ._inspect import layer_multipliers as layer_multipliers
 from ._inspect import layer_table as layer_table
 from ._layers import Layers as Layers
 from ._layers import match_layers as match_layers
-from ._scale import LayerWeightDecayState as LayerWeightDecayState
-from ._scale import ScaleByLayerState as ScaleByLayerState
+from ._measure import LayerMeasures as LayerMeasures
+from ._measure import MonitorLayersState as MonitorLayersState
+from ._measure import gradient_faults as gradient_faults
+from ._measure import measure_layers as measure_layers
+from ._measure import monitor_layers as monitor_layers
+from ._multipliers import LayerWeightDecayState as LayerWeightDecayState
+from ._multipliers import ScaleByLayerState as ScaleByLayerState
+from ._reassign import reassign_layers as reassign_layers
+from ._reduce import layer_sum as layer_sum
+from ._revert import RevertToUniformState as RevertToUniformState
+from ._revert import revert_to_uniform as revert_to_uniform
+from ._rotation import layca as layca
+from ._rotation import layer_rotation as layer_rotation
 from ._scale import layer_weight_decay as layer_weight_decay
-from ._scale import reassign_layers as reassign_layers
 from ._scale import scale_by_layer as scale_by_layer
 from ._schedules import cascade as cascade
 from ._schedules import freezeout as freezeout

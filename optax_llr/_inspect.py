@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 
 from ._layers import Layers, PyTree, as_indices, leaves_by_path, quoted
-from ._scale import (
+from ._multipliers import (
     Multipliers,
     ScaleByLayerState,
     belongs,

@@ -20,9 +20,17 @@ import optax
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from ._check import (
+    Number,
+    check_arguments,
+    finite,
+    float_type,
+    is_number,
+    is_real,
+    require,
+)
 from ._layers import Layers, close_to, quoted
 
-Number: TypeAlias = float | jax.Array
 ArrayOrSchedule: TypeAlias = np.ndarray | jax.Array | optax.Schedule
 
 
@@ -70,7 +78,7 @@ def interpolate(
     References:
         Smith, Cyclical Layer Learning Rates (a research question), fast.ai forums
     """
-    _check_arguments("interpolate", layers)
+    check_arguments("interpolate", layers)
     _check_multiplier("interpolate: first", first)
     _check_multiplier("interpolate: last", last)
     if not callable(first) and not callable(last):
@@ -122,7 +130,7 @@ def per_layer(
     References:
         Smith, Cyclical Layer Learning Rates (a research question), fast.ai forums
     """
-    _check_arguments("per_layer", layers)
+    check_arguments("per_layer", layers)
     _check_named("per_layer: multipliers", multipliers)
     missing = [name for name in layers.names if name not in multipliers]
     unknown = [name for name in multipliers if name not in layers.names]
@@ -182,12 +190,12 @@ def layer_decay(layers: Layers, rate: Number) -> np.ndarray | jax.Array:
         `arXiv:1801.06146 <https://arxiv.org/abs/1801.06146>`_ (the formula as other
         texts report it)
     """
-    _check_arguments("layer_decay", layers, rate=rate)
-    _require(rate > 0, f"layer_decay: expected a rate above 0, got {rate!r}")
+    check_arguments("layer_decay", layers, rate=rate)
+    require(rate > 0, f"layer_decay: expected a rate above 0, got {rate!r}")
     with np.errstate(over="ignore"):
         multipliers = rate ** _levels_below_last(layers).astype(float)
-    _require(
-        _finite(multipliers).all(),
+    require(
+        finite(multipliers).all(),
         f"layer_decay: expected finite multipliers; the rate {rate!r} gives "
         f"{multipliers}",
     )
@@ -229,8 +237,8 @@ def rotation_alpha(layers: Layers, alpha: Number) -> np.ndarray | jax.Array:
         impact on generalization,
         `arXiv:1806.01603 <https://arxiv.org/abs/1806.01603>`_
     """
-    _check_arguments("rotation_alpha", layers, alpha=alpha)
-    _require(
+    check_arguments("rotation_alpha", layers, alpha=alpha)
+    require(
         (alpha > -1) & (alpha < 1),
         f"rotation_alpha: expected alpha between -1 and 1, both excluded, got {alpha}",
     )
@@ -297,7 +305,7 @@ def cascade(
         hyper-parameters: Part 1,
         `arXiv:1803.09820 <https://arxiv.org/abs/1803.09820>`_
     """
-    _check_arguments(
+    check_arguments(
         "cascade",
         layers,
         first_peak=first_peak,
@@ -306,14 +314,14 @@ def cascade(
         start=start,
         final=final,
     )
-    _require(
+    require(
         total_steps > 0, f"cascade: expected total_steps above 0, got {total_steps}"
     )
     for name, value in (("start", start), ("final", final)):
-        _require(value >= 0, f"cascade: expected a {name} of 0 or above, got {value}")
+        require(value >= 0, f"cascade: expected a {name} of 0 or above, got {value}")
     line = _on_line(first_peak, last_peak, layers.depth)
     peaks = _numpy_for(line).round(line)
-    _require(
+    require(
         ((peaks >= 0) & (peaks < total_steps)).all(),
         f"cascade: expected peaks that round to a step from 0 to below total_steps = "
         f"{total_steps}, got first_peak = {first_peak} and last_peak = {last_peak}",
@@ -378,18 +386,18 @@ def gradual_unfreeze(
         Howard & Ruder, Universal Language Model Fine-tuning for Text Classification,
         `arXiv:1801.06146 <https://arxiv.org/abs/1801.06146>`_
     """
-    _check_arguments(
+    check_arguments(
         "gradual_unfreeze",
         layers,
         steps_per_stage=steps_per_stage,
         ramp_steps=ramp_steps,
     )
     _check_bool("gradual_unfreeze: top_first", top_first)
-    _require(
+    require(
         steps_per_stage > 0,
         f"gradual_unfreeze: expected steps_per_stage above 0, got {steps_per_stage}",
     )
-    _require(
+    require(
         ramp_steps >= 0,
         f"gradual_unfreeze: expected ramp_steps of 0 or above, got {ramp_steps}",
     )
@@ -455,17 +463,17 @@ def freezeout(
         Brock et al., FreezeOut: Accelerate Training by Progressively Freezing Layers,
         `arXiv:1706.04983 <https://arxiv.org/abs/1706.04983>`_
     """
-    _check_arguments("freezeout", layers, total_steps=total_steps, t0=t0, power=power)
+    check_arguments("freezeout", layers, total_steps=total_steps, t0=t0, power=power)
     _check_bool("freezeout: scaled", scaled)
-    _require(
+    require(
         total_steps > 0, f"freezeout: expected total_steps above 0, got {total_steps}"
     )
-    _require((t0 > 0) & (t0 <= 1), f"freezeout: expected t0 in (0, 1], got {t0}")
-    _require(power > 0, f"freezeout: expected a power above 0, got {power}")
+    require((t0 > 0) & (t0 <= 1), f"freezeout: expected t0 in (0, 1], got {t0}")
+    require(power > 0, f"freezeout: expected a power above 0, got {power}")
     part = (1 - (1 - t0) * _depth_below_last(layers)) ** power
     with np.errstate(divide="ignore", over="ignore"):
-        _require(
-            _finite(1 / part).all(),
+        require(
+            finite(1 / part).all(),
             f"freezeout: expected a larger t0 or a smaller power: {t0} to the power "
             f"{power} is too small to divide by",
         )
@@ -510,16 +518,16 @@ def table(values: ArrayLike) -> optax.Schedule:
         [1. 1.]
     """
     numbers = values if isinstance(values, Tracer) else np.asarray(values)
-    if numbers.ndim != 2 or 0 in numbers.shape or not _is_real(numbers):
+    if numbers.ndim != 2 or 0 in numbers.shape or not is_real(numbers):
         raise ValueError(
             "table: expected an array (T, L) of real numbers, with T ≥ 1 steps and "
             f"L ≥ 1 layers, got shape {numbers.shape} and dtype {numbers.dtype}"
         )
-    finite = _finite(numbers).all(axis=1)
-    _require(
-        finite.all(),
-        f"table: expected finite multipliers ({_float().name}); the first row with "
-        f"another one is row {finite.argmin()}",
+    usable = finite(numbers).all(axis=1)
+    require(
+        usable.all(),
+        f"table: expected finite multipliers ({float_type().name}); the first row with "
+        f"another one is row {usable.argmin()}",
     )
     rows = jnp.asarray(numbers, float)
 
@@ -563,26 +571,11 @@ def _one_number(
 
 
 def _check_multiplier(owner: str, value: object) -> None:
-    if not callable(value) and not _is_number(value):
+    if not callable(value) and not is_number(value):
         raise ValueError(
-            f"{owner}: expected a finite number ({_float().name}) or a schedule "
+            f"{owner}: expected a finite number ({float_type().name}) or a schedule "
             f"(count -> number), got {value!r}"
         )
-
-
-def _check_arguments(function: str, layers: object, **numbers: object) -> None:
-    """Demands `Layers` and, by the names of the arguments, finite real numbers."""
-    if not isinstance(layers, Layers):
-        raise ValueError(
-            f"{function}: layers: expected Layers, as trace_layers and match_layers "
-            f"make them, got {layers!r}"
-        )
-    for name, value in numbers.items():
-        if not _is_number(value):
-            raise ValueError(
-                f"{function}: {name}: expected a finite real number "
-                f"({_float().name}), got {value!r}"
-            )
 
 
 def _check_named(owner: str, value: object) -> None:
@@ -598,33 +591,3 @@ def _check_named(owner: str, value: object) -> None:
 def _check_bool(owner: str, value: object) -> None:
     if not isinstance(value, bool | np.bool_):
         raise ValueError(f"{owner}: expected True or False, got {value!r}")
-
-
-def _is_number(value: object) -> bool:
-    if not isinstance(value, int | float | np.generic | np.ndarray | jax.Array):
-        return False
-    number: Any = value if isinstance(value, Tracer) else np.asarray(value)
-    return number.ndim == 0 and _is_real(number) and bool(_finite(number))
-
-
-def _is_real(array: Any) -> bool:
-    """Whether the type is one of real numbers, which bools are not."""
-    return any(jnp.issubdtype(array.dtype, k) for k in (jnp.integer, jnp.floating))
-
-
-def _finite(values: Any) -> np.ndarray:
-    """Where values are finite once they are JAX floats; what is traced passes."""
-    if isinstance(values, Tracer):
-        return np.ones(values.shape, bool)
-    return abs(np.asarray(values)) <= jnp.finfo(_float()).max
-
-
-def _float() -> np.dtype[Any]:
-    """JAX's own float type, of which all multipliers are."""
-    return jnp.result_type(float)
-
-
-def _require(holds: Any, message: str) -> None:
-    """Raises unless it holds; what is traced is not known yet and passes."""
-    if not isinstance(holds, Tracer) and not holds:
-        raise ValueError(message)

@@ -1,0 +1,152 @@
+"""rules.learned: a small network that maps what a layer does to its multiplier."""
+
+import math
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ._adapt import LayerStep, Rule
+from ._check import Number, check_numbers, require
+from ._layers import Layers, PyTree
+from ._reduce import layer_cosine, layer_norm, layer_sum, remembered
+
+FEATURES = 5
+HIDDEN = 16
+SPAN = 10.0
+"""The network's multipliers lie between 1 / SPAN and SPAN."""
+
+
+class Network(NamedTuple):
+    """Weights of the network that all layers share: FEATURES → HIDDEN → 1."""
+
+    first: jax.Array  # shape=(FEATURES, HIDDEN), dtype=jnp.float32
+    bias: jax.Array  # shape=(HIDDEN,), dtype=jnp.float32
+    last: jax.Array  # shape=(HIDDEN,), dtype=jnp.float32; 0 at first
+
+
+class LearnedState(NamedTuple):
+    """State of `learned`."""
+
+    count: jax.Array  # pyright: ignore  # shape=(), dtype=jnp.int32
+    network: Network
+    optimizer: Any  # of the network
+    features: jax.Array  # shape=(L, FEATURES), dtype=jnp.float32; of the step before
+    previous: PyTree  # updates of the step before; shapes and dtypes of the parameters
+
+
+def learned(total_steps: Number, rate: Number = 1e-3, key: jax.Array | int = 0) -> Rule:
+    r"""A network that learns, while training, which multiplier suits a layer.
+
+    .. math::
+        m_l = f_\phi(\log \lVert g_l \rVert, \log \lVert w_l \rVert,
+        \cos(g_l, u_l(t-1)), t / T, d_l)
+
+    One network f of 16 hidden units, the same for all layers, so that what it finds is
+    a function of time, depth and state rather than a number a layer. With
+    :math:`w(t) = w(t-1) + m_l u_l(t-1)` the derivative of the loss by the last m is
+    :math:`\langle g_l(t), u_l(t-1) \rangle`; Adam takes φ down along it at every step.
+    m is exactly 1 at the start and stays between 1/10 and 10.
+
+    It sees one step ahead: a rate that pays later, it cannot find (Wu et al.). Where
+    `adapt_layers` divides by the mean or meets its bounds, the derivative is that of m
+    before it.
+
+    The multipliers of a run, `layer_multipliers` at every step, can be replayed by
+    `table` of them: the same as a schedule, without any rule.
+
+    *Cost*: memory for u(t−1), once the parameters; reads g twice, u(t−1) twice and w
+    once, writes u.
+
+    Args:
+        total_steps: T, above 0.
+        rate: of Adam, for the network; above 0.
+        key: a JAX key or an int, for the network's initial weights.
+
+    Returns:
+        A `Rule` with a `LearnedState`.
+
+    Example:
+        >>> import jax.numpy as jnp, optax, optax_llr
+        >>> params = {"conv": jnp.ones(2), "head": jnp.ones(1)}
+        >>> layers = optax_llr.match_layers(params, [(k, k) for k in params])
+        >>> optimizer = optax_llr.adapt_layers(
+        ...     optax.sgd(0.1), optax_llr.rules.learned(100), layers)
+        >>> state, found = optimizer.init(params), []
+        >>> for _ in range(100):
+        ...     _, state = optimizer.update(params, state, params)
+        ...     found.append(state.measured)
+        >>> print(found[0], bool((found[-1] > 1).all()))  # a steady slope: faster
+        [1. 1.] True
+        >>> replayed = optax.chain(
+        ...     optax.sgd(0.1),
+        ...     optax_llr.scale_by_layer(layers, optax_llr.table(found)))
+
+    References:
+        Andrychowicz et al., Learning to learn by gradient descent by gradient descent,
+        `arXiv:1606.04474 <https://arxiv.org/abs/1606.04474>`_, for a network shared by
+        what it optimizes; Baydin et al., Online Learning Rate Adaptation with
+        Hypergradient Descent, `arXiv:1703.04782 <https://arxiv.org/abs/1703.04782>`_;
+        Wu et al., Understanding Short-Horizon Bias in Stochastic Meta-Optimization,
+        `arXiv:1803.02021 <https://arxiv.org/abs/1803.02021>`_
+    """
+    check_numbers("learned", total_steps=total_steps, rate=rate)
+    require(total_steps > 0, f"learned: expected total_steps > 0, got {total_steps}")
+    require(rate > 0, f"learned: expected a rate above 0, got {rate}")
+    # The slopes shrink with the square of the gradient: no eps of a size of its own.
+    descent = optax.adam(rate, eps=1e-30)
+
+    def init(layers: Layers, params: PyTree) -> LearnedState:
+        network = _initial(jax.random.key(key) if isinstance(key, int) else key)
+        return LearnedState(
+            count=jnp.int32(0),
+            network=network,
+            optimizer=descent.init(network),
+            features=jnp.zeros((len(layers), FEATURES), jnp.float32),
+            previous=optax.tree.zeros_like(params),
+        )
+
+    def update(step: LayerStep, state: LearnedState) -> tuple[jax.Array, LearnedState]:
+        slope = layer_sum(step.layers, jnp.multiply, step.gradients, state.previous)
+        # All layers share the network: one that is no number must not spoil it.
+        slope = jnp.where(jnp.isfinite(slope), slope, 0)
+        _, pull = jax.vjp(lambda net: _multipliers(net, state.features), state.network)
+        changes, optimizer = descent.update(pull(slope)[0], state.optimizer)
+        network = cast(Network, optax.apply_updates(state.network, changes))
+        features = _features(step, state.previous, state.count / total_steps)
+        return _multipliers(network, features), LearnedState(
+            count=cast(jax.Array, optax.safe_increment(state.count)),
+            network=network,
+            optimizer=optimizer,
+            features=jnp.where(jnp.isfinite(features), features, 0),
+            previous=remembered(state.previous, step.updates),
+        )
+
+    return Rule(init, update)
+
+
+def _initial(key: jax.Array) -> Network:
+    first = jax.random.normal(key, (FEATURES, HIDDEN)) / math.sqrt(FEATURES)
+    return Network(first, jnp.zeros(HIDDEN), jnp.zeros(HIDDEN))
+
+
+def _multipliers(network: Network, features: jax.Array) -> jax.Array:
+    hidden = jnp.tanh(features @ network.first + network.bias)
+    return jnp.exp(math.log(SPAN) * jnp.tanh(hidden @ network.last))
+
+
+def _features(step: LayerStep, previous: PyTree, time: jax.Array) -> jax.Array:
+    """What the network sees of each layer, (L, FEATURES)."""
+    gradient = layer_norm(step.layers, step.gradients)
+    weight = layer_norm(step.layers, step.params)
+    return jnp.stack(
+        [
+            jnp.log(gradient),
+            jnp.log(weight),
+            layer_cosine(step.layers, step.gradients, previous),
+            jnp.full(len(step.layers), time),
+            jnp.asarray(step.layers.depth, jnp.float32),
+        ],
+        axis=1,
+    )

@@ -1,0 +1,182 @@
+"""Layca: every kernel turns by a given angle a step; and how far it has turned."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ._layers import Layers, PyTree, leaves_by_path
+from ._multipliers import (
+    Multipliers,
+    ScaleByLayerState,
+    at_this_step,
+    check_constant,
+    check_leaf,
+    check_params,
+    initial_fields,
+    map_leaves,
+    scaled,
+)
+from ._reduce import layer_sum
+
+RADIAL = 1e-6
+"""A step with no larger share than this across the weights only has rounding there."""
+
+
+def layca(
+    layers: Layers, rotation: Multipliers
+) -> optax.GradientTransformationExtraArgs:
+    r"""Turns the weights of each kernel by an angle, and keeps their norm.
+
+    .. math::
+        s_\perp &= s - \frac{\langle s, w \rangle}{\lVert w \rVert^2} w, \quad
+        v = w - \rho_l(t) \frac{\lVert w \rVert}{\lVert s_\perp \rVert} s_\perp \\
+        w' &= \frac{\lVert w \rVert}{\lVert v \rVert} v
+
+    where s = −u is the step that comes in, of which only the direction counts. The
+    angle between w and w′ is arctan ρ: the rate at which a layer rotates, whatever the
+    size of its gradient and its weights. Chain it last, behind an optimizer of rate 1:
+    `chain(sgd(1.0, momentum=0.9), layca(layers, rotation))`.
+
+    A kernel is a leaf (or slice of a stacked one) of two axes or more, rotated as a
+    whole. It takes no step where nothing is left across w (‖s⊥‖ ≤ 10⁻⁶ ‖s‖), or where
+    w is 0. Vectors and numbers (biases, norms) do not rotate: they take the plain step
+    ρ u. (The authors leave them at their initial values: for that, set their updates
+    to zero by `optax.partition`.) Under ρ = 0 nothing of a layer moves.
+
+    Args:
+        layers: the `Layers` of the parameters; may know more than `init` is given.
+        rotation: ρ, an array (L,) or a schedule `count -> (L,)`, such as a rate times
+            the multipliers of the layers. The authors find 3⁻³ to work everywhere.
+
+    Returns:
+        An `optax.GradientTransformationExtraArgs`; its `update` needs `params`. Its
+        state is a `ScaleByLayerState`, in which ρ stands for the multipliers.
+
+    Raises:
+        ValueError: as `scale_by_layer`, and if `update` is called without `params`.
+
+    Example:
+        >>> import jax.numpy as jnp, numpy as np, optax, optax_llr
+        >>> params = {"kernel": jnp.array([[3.0, 4.0]])}
+        >>> layers = optax_llr.match_layers(params, [("kernel", "kernel")])
+        >>> optimizer = optax.chain(
+        ...     optax.sgd(1.0), optax_llr.layca(layers, np.array([1 / 27])))
+        >>> gradients = {"kernel": jnp.array([[1.0, 0.0]])}
+        >>> updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+        >>> turned = np.asarray(optax.apply_updates(params, updates)["kernel"])
+        >>> print(turned.round(4))
+        [[2.8499 4.1083]]
+
+    References:
+        Carbonnelle & De Vleeschouwer, On layer-level control of DNN training and its
+        impact on generalization,
+        `arXiv:1806.01603 <https://arxiv.org/abs/1806.01603>`_
+    """
+    check_constant(layers, rotation)
+
+    def init_fn(params: PyTree) -> ScaleByLayerState:
+        return ScaleByLayerState(*initial_fields(layers, rotation, params))
+
+    def update_fn(
+        updates: PyTree,
+        state: Any,
+        params: PyTree | None = None,
+        **extra_args: Any,
+    ) -> tuple[PyTree, ScaleByLayerState]:
+        del extra_args
+        check_params("layca", params)
+        state = at_this_step(ScaleByLayerState, layers, rotation, state)
+        updates = map_leaves(_rotated, layers, state, updates, params)
+        return updates, state._replace(count=optax.safe_increment(state.count))
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def layer_rotation(layers: Layers, initial: PyTree, params: PyTree) -> jax.Array:
+    r"""How far the kernels of each layer have turned since the start.
+
+    .. math::
+        1 - \cos(w_l(t), w_l(0))
+
+    0 at the start, 1 at a right angle. Over steps this is the layer rotation curve. The
+    kernels (leaves, or slices of stacked leaves, of two axes or more) of a layer that
+    has several count as one vector.
+
+    Args:
+        layers: the `Layers` of the parameters.
+        initial: w(0), the parameters at the start.
+        params: w(t).
+
+    Returns:
+        Array (L,), float32; NaN for a layer without a kernel, or with one of zeros.
+
+    Raises:
+        ValueError: if a parameter is unknown to `layers` or has no initial value.
+
+    Example:
+        >>> import jax.numpy as jnp, optax_llr
+        >>> initial = {"conv": jnp.array([[1.0, 0.0]]), "head": jnp.array([[1.0, 0.0]])}
+        >>> params = {"conv": jnp.array([[2.0, 0.0]]), "head": jnp.array([[0.0, 3.0]])}
+        >>> layers = optax_llr.match_layers(params, [(k, k) for k in params])
+        >>> print(optax_llr.layer_rotation(layers, initial, params))
+        [0. 1.]
+
+    References:
+        Carbonnelle & De Vleeschouwer, On layer-level control of DNN training and its
+        impact on generalization,
+        `arXiv:1806.01603 <https://arxiv.org/abs/1806.01603>`_
+    """
+    now, then = _kernels(layers, params), _kernels(layers, initial)
+    dot = layer_sum(layers, jnp.multiply, now, then)
+    squares = [layer_sum(layers, jnp.square, tree) for tree in (now, then)]
+    norms = jnp.sqrt(squares[0]) * jnp.sqrt(squares[1])
+    return 1 - jnp.clip(dot / norms, -1, 1)
+
+
+def _kernels(layers: Layers, params: PyTree) -> dict[str, jax.Array]:
+    """By path, the leaves whose slices or wholes have two axes or more."""
+    for path, leaf in leaves_by_path(params).items():
+        check_leaf(layers, path, leaf)
+    return {
+        path: leaf
+        for path, leaf in leaves_by_path(params).items()
+        if jnp.ndim(leaf) >= 2 + isinstance(layers.members[path], tuple)
+    }
+
+
+def _rotated(rate: jax.Array, update: jax.Array, param: jax.Array) -> jax.Array:
+    """The update that turns a kernel; a stacked one has a rate for each slice."""
+    axes = tuple(range(min(1, jnp.ndim(rate)), jnp.ndim(update)))
+    if len(axes) < 2:
+        return scaled(rate, update)
+    step, weight = -_unit(update, axes), _as_wide(param)
+    length = _norm(weight, axes)
+    along = _dot(step, weight, axes) / jnp.where(length > 0, length, 1) ** 2
+    across = step - along * weight
+    size = _norm(across, axes)
+    turned = weight - rate * length / jnp.where(size > 0, size, 1) * across
+    turned = length / jnp.where(length > 0, _norm(turned, axes), 1) * turned
+    still = (rate == 0) | (size <= RADIAL * _norm(step, axes))
+    return jnp.where(still, 0, turned - weight).astype(update.dtype)
+
+
+def _unit(update: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """Divided by its largest element, that no square is too large or too small."""
+    update = _as_wide(update)
+    largest = jnp.abs(update).max(axes, keepdims=True)
+    return update / jnp.where(largest > 0, largest, 1)
+
+
+def _dot(a: jax.Array, b: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    return (a * jnp.conj(b)).real.sum(axes, keepdims=True)
+
+
+def _norm(array: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    return jnp.sqrt(_dot(array, array, axes))
+
+
+def _as_wide(array: jax.Array) -> jax.Array:
+    """In single precision or wider."""
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
