@@ -68,6 +68,7 @@ def make_forms(model: str, steps: int) -> dict[str, Rate]:
     trainer = train.Trainer(settings, dataset)
     with plain_convolutions():
         plain = train.Trainer(settings, dataset)
+        plain.like(POLICY)  # compiles
     forms = {
         "step": lambda: bare(trainer, settings),
         "loop": lambda: whole(trainer, settings),
@@ -93,11 +94,12 @@ def plain_convolutions() -> Generator[None]:
 def bare(trainer: Any, settings: config.Config) -> float:
     """The compiled step, called as often as a run has steps."""
     tables = jax.device_put(train.policy_tables(POLICY, settings, trainer.layers))
-    state = trainer._initial(jax.random.key(0))
+    compiled = trainer._compiled(POLICY.layering)
+    state = compiled.initial(jax.random.key(0))
     jax.block_until_ready((state, tables))
     began = time.perf_counter()
     for _ in range(settings.total_steps):
-        state = trainer._step(state, trainer._train, tables)
+        state = compiled.step(state, trainer._train, tables)
     jax.block_until_ready(state)
     return BATCH * settings.total_steps / (time.perf_counter() - began)
 
@@ -112,7 +114,9 @@ def whole(trainer: Any, settings: config.Config) -> float:
 
     with tempfile.TemporaryDirectory() as folder:
         every = settings.checkpoint_seconds
-        with Journal(pathlib.Path(folder), trainer.like, every, print) as journal:
+        with Journal(
+            pathlib.Path(folder), trainer.like(POLICY), every, print
+        ) as journal:
             journal.watchers.append(note)
             trainer.run(POLICY, 0, journal)
     (first, began), (last, ended) = times[0], times[-1]

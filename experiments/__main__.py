@@ -2,7 +2,7 @@
 
 python -m experiments study [PRESET] [--FIELD VALUE …]
     Train every policy under every seed and report. PRESET is one of
-    demo (the default), cifar10-shallow, cifar10-resnet20;
+    demo (the default), cifar10-shallow, cifar10-measured, cifar10-resnet20;
     `study PRESET --help` explains every field and shows its value there.
 
 python -m experiments report FOLDER

@@ -27,9 +27,13 @@ OPTIMIZERS = ("sgd", "nesterov", "adamw", "lars", "lamb", "muon")
 DECAYS = ("coupled", "following", "ignoring")
 SCHEDULES = ("constant", "piecewise", "triangular", "onecycle", "cosine", "sgdr")
 DTYPES = ("float32", "bfloat16")
-CONTROLS = {"cascade": "uniform-onecycle", "freezeout": "uniform-cosine"}
-"""What a policy is compared with that anneals by itself; the others: with uniform."""
-POLICY_NAMES = (
+CONTROLS = {
+    "cascade": "uniform-onecycle",
+    "freezeout": "uniform-cosine",
+    "layca-alpha": "layca",
+}
+"""What a policy is compared with that anneals or rotates; the others: with uniform."""
+SCHEDULED = (
     "uniform",
     "uniform-onecycle",
     "uniform-cosine",
@@ -45,6 +49,22 @@ POLICY_NAMES = (
     "freezeout",
     "rotation-alpha",
 )
+"""Policies that are known before the run."""
+MEASURED = (
+    "gradient-norm",
+    "curvature",
+    "hypergradient",
+    "multiplicative-hypergradient",
+    "signal-to-noise",
+    "trust-ratio",
+    "gradient-trust-ratio",
+    "tail-exponent",
+    "learned",
+    "layca",
+    "layca-alpha",
+)
+"""Policies whose rates depend on what the layers do."""
+POLICY_NAMES = SCHEDULED + MEASURED
 TRAINING_IMAGES = {"sample": 2_000, "cifar10": 50_000, "cifar100": 50_000}
 """Training images of each source, before the validation split is cut off."""
 CLASSES = {"sample": 10, "cifar10": 10, "cifar100": 100}
@@ -167,18 +187,22 @@ class Config:
         return self.record_every * max(1, round(wanted / self.record_every))
 
 
+_SHALLOW = Config(
+    name="cifar10-shallow",
+    policies=SCHEDULED,
+    epochs=8,
+    batch_size=128,
+    rate=0.05,
+    source="cifar10",
+    validation=5_000,
+    evaluations=32,
+    marks=(0.5, 0.6, 0.65, 0.7, 0.75),
+)
 PRESETS = {
     "demo": Config(),
-    "cifar10-shallow": Config(
-        name="cifar10-shallow",
-        policies=POLICY_NAMES,
-        epochs=8,
-        batch_size=128,
-        rate=0.05,
-        source="cifar10",
-        validation=5_000,
-        evaluations=32,
-        marks=(0.5, 0.6, 0.65, 0.7, 0.75),
+    "cifar10-shallow": _SHALLOW,
+    "cifar10-measured": dataclasses.replace(
+        _SHALLOW, name="cifar10-measured", policies=("uniform", *MEASURED)
     ),
     "cifar10-resnet20": Config(
         name="cifar10-resnet20",
@@ -196,8 +220,8 @@ PRESETS = {
         marks=(0.7, 0.8, 0.85, 0.9),
     ),
 }
-"""`demo` needs two CPU cores and no download; `cifar10-shallow` the whole set;
-`cifar10-resnet20` an accelerator as well."""
+"""`demo` needs two CPU cores and no download; `cifar10-shallow` and `cifar10-measured`
+the whole set; `cifar10-resnet20` an accelerator as well."""
 
 
 def validate(config: Config) -> None:

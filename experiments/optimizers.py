@@ -1,4 +1,4 @@
-"""The optimizers of a study, each with the multipliers of the layers behind it.
+"""The optimizers of a study, each with the multipliers of the layers in or behind it.
 
 Let w be one array of weights, g its gradient, η the global rate and m the multiplier
 of its layer at this step. The optimizer makes an update u; that, m, and weight decay
@@ -38,7 +38,8 @@ References:
 """
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -47,15 +48,67 @@ from jax.tree_util import keystr, tree_map_with_path
 from optax.contrib import MuonDimensionNumbers
 
 import optax_llr
-from optax_llr import Layers
+from optax_llr import AdaptLayersState, Layers, Rule
 
 from .config import Config
 
 Chain = optax.GradientTransformationExtraArgs
+Make = Callable[[Any], Chain]
+"""Makes an optimizer of a global rate."""
 
 
-def optimizer(config: Config, layers: Layers) -> Chain:
-    """The optimizer of a study, for any policy.
+class Told(NamedTuple):
+    """What an optimizer is told at each step."""
+
+    rate: Any  # shape=(), float32; the global rate
+    multipliers: Any  # shape=(L,), float32
+
+
+Layering = Callable[[Make, Told, Config, Layers], Chain]
+"""How layers come to have rates of their own; one compiled program for each."""
+
+
+def scheduled(make: Make, told: Told, config: Config, layers: Layers) -> Chain:
+    """Updates times multipliers that are known before."""
+    del config
+    scale = optax_llr.scale_by_layer(layers, told.multipliers)
+    return optax.chain(make(told.rate), scale)
+
+
+def rotating(make: Make, told: Told, config: Config, layers: Layers) -> Chain:
+    """Layca: kernels turn by the angle of the global rate times the multiplier."""
+    del config
+    turn = optax_llr.layca(layers, told.rate * told.multipliers)
+    return optax.chain(make(1.0), turn)
+
+
+def measuring(rule: Callable[[Config], Rule]) -> Layering:
+    """Updates times multipliers that a rule measures; divided by their mean.
+
+    So the rule shares out the global rate, and changes nothing in how large it is.
+    """
+
+    def adapted(make: Make, told: Told, config: Config, layers: Layers) -> Chain:
+        inner = make(told.rate)
+        return optax_llr.adapt_layers(inner, rule(config), layers, relative=True)
+
+    return adapted
+
+
+def measured(opt_state: Any) -> jax.Array | None:
+    """The multipliers (L,) that the last step used, if a rule measured them."""
+
+    def is_adapted(node: Any) -> bool:
+        return isinstance(node, AdaptLayersState)
+
+    for node in jax.tree.leaves(opt_state, is_leaf=is_adapted):
+        if is_adapted(node):
+            return node.scale.multipliers
+    return None
+
+
+def optimizer(config: Config, layers: Layers, layering: Layering = scheduled) -> Chain:
+    """The optimizer of a study, for all policies of one layering.
 
     The global rate and the multipliers are hyperparameters in the state, by the names
     `rate` and `multipliers`, set anew at each step.
@@ -70,16 +123,24 @@ def optimizer(config: Config, layers: Layers) -> Chain:
     }[config.optimizer]
     coupled = config.weight_decay if config.decay == "coupled" else 0.0
 
+    def make(rate: Any) -> Chain:
+        return inner(rate, config.momentum, coupled)
+
+    def decay(rate: Any) -> optax.GradientTransformation:
+        return optax.add_decayed_weights(-rate * config.weight_decay)
+
+    def following(rate: Any) -> Chain:
+        return optax.chain(make(rate), decay(rate))
+
     def chain(rate: jax.Array, multipliers: jax.Array) -> Chain:
-        update = inner(rate, config.momentum, coupled)
-        scale = optax_llr.scale_by_layer(layers, multipliers)
-        decay = optax.add_decayed_weights(-rate * config.weight_decay)
-        order = {
-            "coupled": (update, scale),
-            "following": (update, decay, scale),
-            "ignoring": (update, scale, decay),
-        }
-        return optax.chain(*order[config.decay])
+        told = Told(rate, multipliers)
+        match config.decay:
+            case "following":
+                return layering(following, told, config, layers)
+            case "ignoring":
+                return optax.chain(layering(make, told, config, layers), decay(rate))
+            case _:
+                return layering(make, told, config, layers)
 
     return optax.inject_hyperparams(chain)(rate=0.0, multipliers=np.ones(len(layers)))
 

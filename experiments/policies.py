@@ -5,6 +5,9 @@ runs say otherwise; one that rests on trial runs says so. Unless a policy says m
 leaves the global schedule to the study and is compared with `uniform`. One that anneals
 by itself is compared with uniform rates annealed most alike, or else annealing would be
 mistaken for what layer rates do.
+
+Those that measure share the global rate out among the layers: their multipliers are
+divided by the mean over the layers, and lie between 0.1 and 10.
 """
 
 import dataclasses
@@ -15,9 +18,10 @@ import numpy as np
 import optax
 
 import optax_llr
-from optax_llr import Layers
+from optax_llr import Layers, Rule, rules
 
-from .config import CONTROLS
+from .config import CONTROLS, Config
+from .optimizers import Layering, measuring, rotating, scheduled
 
 THREAD = (
     'L. Smith and replies, "Cyclical Layer Learning Rates (a research question)", '
@@ -25,6 +29,11 @@ THREAD = (
 )
 
 Multipliers = np.ndarray | jax.Array | optax.Schedule
+
+
+def _uniform(layers: Layers, total_steps: int) -> Multipliers:
+    del total_steps
+    return np.ones(len(layers))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,20 +47,17 @@ class Policy:
     """What should come of it, and why; written before any run."""
     source: str
     """Whose idea it is."""
-    multipliers: Callable[[Layers, int], Multipliers]
+    multipliers: Callable[[Layers, int], Multipliers] = _uniform
     """(layers, total_steps) → an array (L,) or a schedule `count -> (L,)`."""
     schedule: str | None = None
     """The global schedule that belongs to it; None for that of the study."""
+    layering: Layering = scheduled
+    """How the rates of the layers come about, where not by the multipliers alone."""
 
     @property
     def control(self) -> str:
         """The policy that it is compared with, seed by seed; of uniform, uniform."""
         return CONTROLS.get(self.name, "uniform")
-
-
-def _uniform(layers: Layers, total_steps: int) -> Multipliers:
-    del total_steps
-    return np.ones(len(layers))
 
 
 def _early_first(layers: Layers, total_steps: int) -> Multipliers:
@@ -120,6 +126,14 @@ def _rotation_alpha(layers: Layers, total_steps: int) -> Multipliers:
     return optax_llr.rotation_alpha(layers, -0.6)
 
 
+def _tail_exponent(config: Config) -> Rule:
+    return rules.tail_exponent(every=config.steps_per_epoch)
+
+
+def _learned(config: Config) -> Rule:
+    return rules.learned(config.total_steps)
+
+
 POLICIES = {
     policy.name: policy
     for policy in (
@@ -129,7 +143,6 @@ POLICIES = {
             expectation="The yardstick. Weights of all layers depend on one another, "
             "which speaks for solving for all of them together.",
             source="common practice",
-            multipliers=_uniform,
         ),
         Policy(
             name="uniform-onecycle",
@@ -139,7 +152,6 @@ POLICIES = {
             "piecewise at the end, as in two trial runs; what cascade gains beyond "
             "that is owed to its layer rates.",
             source="Smith and Topin, Super-Convergence, arXiv:1708.07120",
-            multipliers=_uniform,
             schedule="onecycle",
         ),
         Policy(
@@ -150,7 +162,6 @@ POLICIES = {
             "that drops its rate at once, and equal or slightly ahead at the end; "
             "what freezeout loses beyond that is the price of freezing.",
             source="Loshchilov and Hutter, SGDR, arXiv:1608.03983",
-            multipliers=_uniform,
             schedule="cosine",
         ),
         Policy(
@@ -250,6 +261,105 @@ POLICIES = {
             "rotate at unequal rates; by how much under plain SGD is open.",
             source="Carbonnelle and De Vleeschouwer, arXiv:1806.01603",
             multipliers=_rotation_alpha,
+        ),
+        Policy(
+            name="gradient-norm",
+            summary="1 + log(1 + 1/‖g‖), shared out: more for layers whose gradients "
+            "are small.",
+            expectation="Near uniform: the logarithm evens out all but large "
+            "differences. Of use in deep plain nets without norms, where gradients "
+            "vanish towards the first layers.",
+            source="Singh et al., LSALR, arXiv:1510.04609",
+            layering=measuring(lambda config: rules.gradient_norm()),
+        ),
+        Policy(
+            name="curvature",
+            summary="Shared out by the rate at which each layer's path would lead to "
+            "the bottom of its valley, from two steps in a row.",
+            expectation="Near uniform: noise of the batches, not curvature, decides "
+            "how much two steps differ, and it is much the same in all layers.",
+            source="Smith and Topin, Super-Convergence, arXiv:1708.07120; " + THREAD,
+            layering=measuring(lambda config: rules.curvature()),
+        ),
+        Policy(
+            name="hypergradient",
+            summary="Each multiplier descends the loss, by sums (β = 1).",
+            expectation="Early on more for layers with large gradients, then back "
+            "towards uniform; faster at first, equal at the end, as it sees one step "
+            "ahead only.",
+            source="Baydin et al., arXiv:1703.04782; " + THREAD,
+            layering=measuring(lambda config: rules.hypergradient(1.0)),
+        ),
+        Policy(
+            name="multiplicative-hypergradient",
+            summary="Each multiplier descends the loss, by factors of up to 1 %.",
+            expectation="As hypergradient, but for all layers alike whatever their "
+            "size; some come to the bounds, as cosines keep their sign for long.",
+            source="Baydin et al., arXiv:1703.04782",
+            layering=measuring(lambda config: rules.multiplicative_hypergradient(0.01)),
+        ),
+        Policy(
+            name="signal-to-noise",
+            summary="Shared out by ‖mean g‖² / mean ‖g‖² over the last steps: less for "
+            "layers whose gradients differ from batch to batch.",
+            expectation="Favours the last layers, whose gradients agree most; slower "
+            "than uniform for it, as it starves the first ones.",
+            source="our own",
+            layering=measuring(lambda config: rules.signal_to_noise()),
+        ),
+        Policy(
+            name="trust-ratio",
+            summary="Shared out by ‖w‖ / ‖u‖: updates in proportion to the weights.",
+            expectation="Slightly better than uniform without norms, as layers then "
+            "change at one relative speed; the same with them.",
+            source="You et al., LAMB, arXiv:1904.00962",
+            layering=measuring(lambda config: rules.trust_ratio()),
+        ),
+        Policy(
+            name="gradient-trust-ratio",
+            summary="Shared out by ‖w‖ / ‖g‖, with the raw gradient.",
+            expectation="As trust-ratio, but noisier, as momentum has not yet averaged "
+            "the gradient; no better than it.",
+            source="You et al., LARS, arXiv:1708.03888",
+            layering=measuring(lambda config: rules.gradient_trust_ratio()),
+        ),
+        Policy(
+            name="tail-exponent",
+            summary="0.5 to 1.5 by the tail of each layer's spectrum, once an epoch: "
+            "more for layers with light tails; shared out.",
+            expectation="No difference in a run of few epochs, whose spectra are still "
+            "those of random weights; its source reports gains after 200.",
+            source="Zhou et al., TempBalance, arXiv:2312.00359",
+            layering=measuring(_tail_exponent),
+        ),
+        Policy(
+            name="learned",
+            summary="A small network, the same for all layers, maps gradient, weight, "
+            "alignment, time and depth to multipliers; the hypergradient trains it.",
+            expectation="Faster at first, no better at the end: it learns what helps "
+            "the next step. What it finds over time says whether early or late layers "
+            "should come first.",
+            source="the second post of " + THREAD,
+            layering=measuring(_learned),
+        ),
+        Policy(
+            name="layca",
+            summary="Every kernel turns by the same angle a step, the arctangent of "
+            "the global rate, and keeps its norm.",
+            expectation="Better than uniform at its best rotation rate, as its source "
+            "reports; at the rate of uniform, which is not chosen for it, open.",
+            source="Carbonnelle and De Vleeschouwer, arXiv:1806.01603",
+            layering=rotating,
+        ),
+        Policy(
+            name="layca-alpha",
+            summary="layca with rotation rates (1 + α)^(5l/N), α = −0.6: the last "
+            "layer turns at a hundredth of the first one's rate.",
+            expectation="Clearly worse than layca: layers that turn at unequal rates "
+            "are what its source finds harmful (by 1 to 5 points for this α).",
+            source="Carbonnelle and De Vleeschouwer, arXiv:1806.01603",
+            multipliers=_rotation_alpha,
+            layering=rotating,
         ),
     )
 }

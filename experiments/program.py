@@ -1,9 +1,9 @@
-"""The pure functions that a study compiles: one step for every policy and seed.
+"""The pure functions that a study compiles: one step for all policies of a layering.
 
-What differs between runs is data to that step: the weights, the random key, and two
-tables with the global rate and the multipliers of every step. So the step is traced
-and compiled once, and runs of one seed start from the same weights and see the same
-images in the same order, augmented alike.
+What differs between their runs is data to that step: the weights, the random key, and
+two tables with the global rate and the multipliers of every step. So the step is traced
+and compiled once for all schedules, and once for each rule. Runs of one seed start from
+the same weights and see the same images in the same order, augmented alike.
 """
 
 from typing import Any, NamedTuple, cast
@@ -20,7 +20,7 @@ from .augment import augment, normalise
 from .config import Config
 from .data import Dataset
 from .models import make
-from .optimizers import optimizer
+from .optimizers import Layering, optimizer, scheduled
 
 Weights = nnx.State[Any, Any]
 
@@ -30,8 +30,8 @@ WEIGHTS, ORDER, AUGMENTATION = range(3)  # what the keys of a run are for
 class TrainState(NamedTuple):
     """All that changes during a run, and all that is needed to go on with it.
 
-    Everything else follows from the configuration and `step`: the rate, the
-    multipliers, and from these which layers are frozen. The optimizer state holds all
+    Everything else follows from the configuration and `step`: the rate, and multipliers
+    by a schedule. Those that a rule measures are in the optimizer state. That holds all
     layers, frozen or not, so a change of what is frozen needs no other state.
     """
 
@@ -51,7 +51,7 @@ class Tables(NamedTuple):
     """A policy as data: what the optimizer is told at each of the T steps."""
 
     rate: jax.Array | np.ndarray  # shape=(T,), dtype=float32; the global rate
-    multipliers: jax.Array | np.ndarray  # shape=(T, L), dtype=float32
+    multipliers: jax.Array | np.ndarray  # shape=(T, L), dtype=float32; none measured
 
 
 class Images(NamedTuple):
@@ -75,7 +75,9 @@ class Program:
         layers: the layers of the model, in forward order.
     """
 
-    def __init__(self, config: Config, dataset: Dataset):
+    def __init__(
+        self, config: Config, dataset: Dataset, layering: Layering = scheduled
+    ):
         """Builds the model in the abstract, without weights."""
         self._config = config
         self._classes = len(dataset.classes)
@@ -89,7 +91,7 @@ class Program:
             (config.batch_size, *dataset.train.images.shape[1:]), self._dtype
         )
         self.layers = optax_llr.trace_layers(self._infer, params, statistics, images)
-        self._optimizer = optimizer(config, self.layers)
+        self._optimizer = optimizer(config, self.layers, layering)
 
     def initial(self, key: jax.Array) -> TrainState:
         """The state before the first step; the key fixes everything random in a run."""

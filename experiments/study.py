@@ -27,7 +27,10 @@ class AnyTrainer(Protocol):
     """What a study asks of `train.Trainer`."""
 
     layers: optax_llr.Layers
-    like: Any
+
+    def like(self, policy: Policy) -> Any:
+        """The shapes of the state of a run."""
+        ...
 
     def run(self, policy: Policy, seed: int, journal: Any) -> records.Event:
         """Trains once; writes every event, and returns the last, of kind "end"."""
@@ -151,7 +154,10 @@ def _train(
         else:
             folders.begin(place, {**asked, "policy": policy, "seed": seed})
             with Journal(
-                place, trainer.like, config.checkpoint_seconds, say_of_it
+                place,
+                trainer.like(POLICIES[policy]),
+                config.checkpoint_seconds,
+                say_of_it,
             ) as journal:
                 folders.add_session(place, {**session, "from_step": journal.step})
                 end = _train_once(config, trainer, policy, seed, journal, name)

@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 import time
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from .cifar import DataError, Split
 from .config import Config
 from .data import Dataset
 from .models.convolution import compiler_options
+from .optimizers import Layering, measured
 from .policies import Policy
 from .program import Images, Program, Tables, TrainState, evaluated
 from .rates import global_rate
@@ -46,12 +48,11 @@ class Journal(Protocol):
 class Trainer:
     """Trains one model on one data set, under any policy and seed.
 
-    Made once a study: puts the data on the device, reads the layers off the model and
-    compiles.
+    Made once a study: puts the data on the device and reads the layers off the model.
+    Compiles once for all policies that are schedules, and once for each rule.
 
     Attributes:
         layers: the layers of the model, in forward order.
-        like: the shapes of the state of a run.
     """
 
     def __init__(self, config: Config, dataset: Dataset):
@@ -65,10 +66,13 @@ class Trainer:
         self._train = _on_device(dataset.train.images, dataset.train.labels)
         self._validation = _batches(dataset.validation)
         self._test = _batches(dataset.test)
-        program = Program(config, dataset)
-        self.layers = program.layers
-        self.like = jax.eval_shape(program.initial, jax.random.key(0))
-        self._compile(program)
+        self._dataset = dataset
+        self.layers = Program(config, dataset).layers
+        self._compiled = functools.cache(self._compile)
+
+    def like(self, policy: Policy) -> TrainState:
+        """The shapes of the state of a run; compiles what the run will need."""
+        return self._compiled(policy.layering).like
 
     def run(self, policy: Policy, seed: int, journal: Journal) -> Event:
         """Trains once, from where the journal starts, and records what happens.
@@ -86,14 +90,19 @@ class Trainer:
             The last event.
         """
         config, tables = self._config, policy_tables(policy, self._config, self.layers)
-        state, seconds = journal.start or (self._initial(jax.random.key(seed)), 0.0)
+        compiled = self._compiled(policy.layering)
+        state, seconds = journal.start or (compiled.initial(jax.random.key(seed)), 0.0)
         run = _Run(
-            policy.name, seed, config.batch_size, state, int(state.step), seconds
+            policy.name,
+            seed,
+            config.batch_size,
+            compiled,
+            state,
+            int(state.step),
+            seconds,
         )
         finished = self._fit(run, tables, journal)
-        loss, accuracy = (
-            self._evaluate(run.state, self._test) if finished else (None, None)
-        )
+        loss, accuracy = self._evaluate(run, self._test) if finished else (None, None)
         end = run.event(
             "end",
             status="finished" if finished else "diverged",
@@ -111,16 +120,27 @@ class Trainer:
         while run.step < total:
             begin = run.step - run.step % every
             self._advance(run, told, min(begin + every, total), journal)
-            loss, correct, diverged = jax.device_get(
-                (run.state.loss, run.state.correct, run.state.diverged)
+            state = run.state
+            loss, correct, diverged, found = jax.device_get(
+                (state.loss, state.correct, state.diverged, measured(state.opt_state))
             )
             if diverged >= 0:
                 run.step = int(diverged)
                 return False
-            steps = run.step - begin
-            journal.write(run.train(float(loss) / steps, int(correct) / steps, tables))
+            steps, last = run.step - begin, run.step - 1
+            journal.write(
+                run.event(
+                    "train",  # means over the last steps, and what the last one used
+                    loss=float(loss) / steps,
+                    accuracy=int(correct) / steps / self._config.batch_size,
+                    rate=float(tables.rate[last]),
+                    multipliers=np.asarray(
+                        tables.multipliers[last] if found is None else found
+                    ).tolist(),
+                )
+            )
             if run.step % self._config.evaluate_every == 0 or run.step == total:
-                loss, accuracy = self._evaluate(run.state, self._validation)
+                loss, accuracy = self._evaluate(run, self._validation)
                 journal.write(run.event("validation", loss=loss, accuracy=accuracy))
                 if not np.isfinite(loss):
                     return False
@@ -134,11 +154,11 @@ class Trainer:
         """Steps until so many are done; on the way, checkpoints where they are due."""
         began = time.perf_counter()
         while run.step < until:
-            if until - run.step >= self._steps_per_call:
-                run.state = self._steps(run.state, self._train, tables)
-                run.step += self._steps_per_call
+            if until - run.step >= run.compiled.steps_per_call:
+                run.state = run.compiled.steps(run.state, self._train, tables)
+                run.step += run.compiled.steps_per_call
             else:
-                run.state = self._step(run.state, self._train, tables)
+                run.state = run.compiled.step(run.state, self._train, tables)
                 run.step += 1
             if run.step < until and journal.due():
                 jax.block_until_ready(run.state)
@@ -148,18 +168,18 @@ class Trainer:
         jax.block_until_ready(run.state)
         run.seconds += time.perf_counter() - began
 
-    def _evaluate(
-        self, state: TrainState, batches: list[Images]
-    ) -> tuple[float, float]:
+    def _evaluate(self, run: "_Run", batches: list[Images]) -> tuple[float, float]:
         """Mean loss and accuracy over all images of a split."""
-        weights = evaluated(state)
-        totals = [self._score(*weights, batch) for batch in batches]
+        weights = evaluated(run.state)
+        totals = [run.compiled.score(*weights, batch) for batch in batches]
         loss, correct, images = np.sum(jax.device_get(totals), axis=0, dtype=float)
         return float(loss / images), float(correct / images)
 
-    def _compile(self, program: Program) -> None:
+    def _compile(self, layering: Layering) -> "_Compiled":
         """Compiles ahead of the first run, so that no run's time includes it."""
-        key, state = jax.random.key(0), self.like
+        program = Program(self._config, self._dataset, layering)
+        key = jax.random.key(0)
+        state = jax.eval_shape(program.initial, key)
         total, layers = self._config.total_steps, len(program.layers)
         tables = jax.eval_shape(
             lambda: Tables(jnp.zeros(total), jnp.zeros((total, layers)))
@@ -167,17 +187,18 @@ class Trainer:
         jit = functools.partial(jax.jit, compiler_options=compiler_options())
         step = jit(program.step, donate_argnums=0)
         steps = jit(program.steps, donate_argnums=0, static_argnums=3)
-        score = jit(program.score)
-        self._initial = jax.jit(program.initial).lower(key).compile()
-        self._step = step.lower(state, self._train, tables).compile()
-        self._score = score.lower(*evaluated(state), self._test[0]).compile()
-        self._steps_per_call = steps_per_call(self._config.record_every)
-        if self._steps_per_call == 1:
-            self._steps = self._step
-        else:
-            self._steps = steps.lower(
-                state, self._train, tables, self._steps_per_call
-            ).compile()
+        at_once = steps_per_call(self._config.record_every)
+        one = step.lower(state, self._train, tables).compile()
+        return _Compiled(
+            like=state,
+            initial=jax.jit(program.initial).lower(key).compile(),
+            step=one,
+            steps=one
+            if at_once == 1
+            else steps.lower(state, self._train, tables, at_once).compile(),
+            steps_per_call=at_once,
+            score=jit(program.score).lower(*evaluated(state), self._test[0]).compile(),
+        )
 
 
 def steps_per_call(most: int) -> int:
@@ -212,6 +233,17 @@ def use_compilation_cache() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+class _Compiled(NamedTuple):
+    """A program, compiled."""
+
+    like: TrainState  # of shapes
+    initial: Callable[[jax.Array], TrainState]
+    step: Callable[[TrainState, Images, Tables], TrainState]
+    steps: Callable[[TrainState, Images, Tables], TrainState]
+    steps_per_call: int
+    score: Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
+
+
 @dataclasses.dataclass
 class _Run:
     """Where a run stands, and the events that say so."""
@@ -219,6 +251,7 @@ class _Run:
     policy: str
     seed: int
     batch_size: int
+    compiled: _Compiled
     state: TrainState
     step: int
     seconds: float
@@ -233,17 +266,6 @@ class _Run:
             "seconds": self.seconds,
             **fields,
         }
-
-    def train(self, loss: float, correct: float, tables: Tables) -> Event:
-        """Means over the last steps; rate and multipliers of the last of them."""
-        last = self.step - 1
-        return self.event(
-            "train",
-            loss=loss,
-            accuracy=correct / self.batch_size,
-            rate=float(tables.rate[last]),
-            multipliers=np.asarray(tables.multipliers[last]).tolist(),
-        )
 
 
 def _on_device(images: np.ndarray, labels: np.ndarray) -> Images:

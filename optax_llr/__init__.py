@@ -14,6 +14,7 @@ from ._measure import MonitorLayersState as MonitorLayersState
 from ._measure import gradient_faults as gradient_faults
 from ._measure import measure_layers as measure_layers
 from ._measure import monitor_layers as monitor_layers
+from ._multipliers import LaycaState as LaycaState
 from ._multipliers import LayerWeightDecayState as LayerWeightDecayState
 from ._multipliers import ScaleByLayerState as ScaleByLayerState
 from ._reassign import reassign_layers as reassign_layers

@@ -143,9 +143,8 @@ def adapt_layers(
         present = layers_in(layers, gradients)
         if relative:
             raw = _by_mean(raw, present)
-        measured = jnp.where(
-            present & jnp.isfinite(raw), jnp.clip(raw, low, high), state.measured
-        )
+        within = jnp.clip(raw, low, high).astype(jnp.float32)
+        measured = jnp.where(present & jnp.isfinite(raw), within, state.measured)
         updates, scale = scale_by_layer(layers, measured).update(
             updates, state.scale, params, **extra_args
         )

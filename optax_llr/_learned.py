@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from ._adapt import LayerStep, Rule
@@ -46,8 +47,9 @@ def learned(total_steps: Number, rate: Number = 1e-3, key: jax.Array | int = 0) 
     One network f of 16 hidden units, the same for all layers, so that what it finds is
     a function of time, depth and state rather than a number a layer. With
     :math:`w(t) = w(t-1) + m_l u_l(t-1)` the derivative of the loss by the last m is
-    :math:`\langle g_l(t), u_l(t-1) \rangle`; Adam takes φ down along it at every step.
-    m is exactly 1 at the start and stays between 1/10 and 10.
+    :math:`\langle g_l(t), u_l(t-1) \rangle`; Adam takes φ down along it at every step,
+    after division by its largest element over the layers. m is exactly 1 at the start
+    and stays between 1/10 and 10.
 
     It sees one step ahead: a rate that pays later, it cannot find (Wu et al.). Where
     `adapt_layers` divides by the mean or meets its bounds, the derivative is that of m
@@ -94,11 +96,11 @@ def learned(total_steps: Number, rate: Number = 1e-3, key: jax.Array | int = 0) 
     check_numbers("learned", total_steps=total_steps, rate=rate)
     require(total_steps > 0, f"learned: expected total_steps > 0, got {total_steps}")
     require(rate > 0, f"learned: expected a rate above 0, got {rate}")
-    # The slopes shrink with the square of the gradient: no eps of a size of its own.
-    descent = optax.adam(rate, eps=1e-30)
+    _check_key(key)
+    descent = optax.adam(rate)
 
     def init(layers: Layers, params: PyTree) -> LearnedState:
-        network = _initial(jax.random.key(key) if isinstance(key, int) else key)
+        network = _initial(key if isinstance(key, jax.Array) else jax.random.key(key))
         return LearnedState(
             count=jnp.int32(0),
             network=network,
@@ -111,10 +113,13 @@ def learned(total_steps: Number, rate: Number = 1e-3, key: jax.Array | int = 0) 
         slope = layer_sum(step.layers, jnp.multiply, step.gradients, state.previous)
         # All layers share the network: one that is no number must not spoil it.
         slope = jnp.where(jnp.isfinite(slope), slope, 0)
+        steepest = jnp.abs(slope).max()
+        slope = slope / jnp.where(steepest > 0, steepest, 1)
         _, pull = jax.vjp(lambda net: _multipliers(net, state.features), state.network)
         changes, optimizer = descent.update(pull(slope)[0], state.optimizer)
         network = cast(Network, optax.apply_updates(state.network, changes))
-        features = _features(step, state.previous, state.count / total_steps)
+        time = jnp.asarray(state.count / total_steps, jnp.float32)
+        features = _features(step, state.previous, time)
         return _multipliers(network, features), LearnedState(
             count=cast(jax.Array, optax.safe_increment(state.count)),
             network=network,
@@ -126,9 +131,15 @@ def learned(total_steps: Number, rate: Number = 1e-3, key: jax.Array | int = 0) 
     return Rule(init, update)
 
 
+def _check_key(key: object) -> None:
+    if not isinstance(key, int | np.integer | jax.Array) or isinstance(key, bool):
+        raise ValueError(f"learned: key: expected a JAX key or an int, got {key!r}")
+
+
 def _initial(key: jax.Array) -> Network:
-    first = jax.random.normal(key, (FEATURES, HIDDEN)) / math.sqrt(FEATURES)
-    return Network(first, jnp.zeros(HIDDEN), jnp.zeros(HIDDEN))
+    first = jax.random.normal(key, (FEATURES, HIDDEN), jnp.float32)
+    zeros = jnp.zeros(HIDDEN, jnp.float32)
+    return Network(first / math.sqrt(FEATURES), zeros, jnp.copy(zeros))
 
 
 def _multipliers(network: Network, features: jax.Array) -> jax.Array:

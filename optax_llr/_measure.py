@@ -11,7 +11,7 @@ from jax import lax
 from ._check import Number
 from ._layers import Layers, PyTree, leaves_by_path
 from ._multipliers import check_kind, check_leaf, check_params
-from ._reduce import layer_cosine, layer_slices, layer_sum, remembered
+from ._reduce import layer_cosine, layer_slices, layer_sum, layers_in, remembered
 from ._rotation import layer_rotation
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -94,21 +94,24 @@ def measure_layers(
         van Laarhoven, L2 Regularization versus Batch and Weight Normalization,
         `arXiv:1706.05350 <https://arxiv.org/abs/1706.05350>`_, for the effective rate
     """
-    unknown = jnp.full(len(layers), jnp.nan, jnp.float32)
+    measures = _nothing(len(layers))
+    rate = jnp.asarray(rate, jnp.float32)
     weight = layer_sum(layers, jnp.square, params)
     update = layer_sum(layers, jnp.square, updates)
-    return LayerMeasures(
+    measures = measures._replace(
         gradient_norm=jnp.sqrt(layer_sum(layers, jnp.square, gradients)),
         update_ratio=jnp.sqrt(update) / jnp.sqrt(weight),
         effective_rate=rate / weight,
         step_quantiles=_quantiles(layers, updates) / rate,
-        gradient_cosine=unknown
-        if previous is None
-        else layer_cosine(layers, gradients, previous),
-        rotation=unknown
-        if initial is None
-        else layer_rotation(layers, initial, params),
     )
+    if previous is not None:
+        cosine = layer_cosine(layers, gradients, previous)
+        measures = measures._replace(gradient_cosine=cosine)
+    if initial is not None:
+        rotation = layer_rotation(layers, initial, params)
+        measures = measures._replace(rotation=rotation)
+    absent = ~layers_in(layers, gradients)
+    return jax.tree.map(lambda measure: measure.at[absent].set(jnp.nan), measures)
 
 
 def monitor_layers(

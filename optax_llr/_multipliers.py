@@ -28,10 +28,11 @@ class ScaleByLayerState(NamedTuple):
     multipliers: jax.Array  # shape=(L,), dtype=jnp.float32; what the last step used
     digits: tuple[jax.Array, ...]  # 0 … ⌈√L⌉−1, each shape=(), dtype=jnp.uint32
     fingerprint: jax.Array  # shape=(), dtype=jnp.uint32; of the Layers it belongs to
+    uniform_share: jax.Array  # shape=(), dtype=jnp.float32; see `revert_to_uniform`
 
 
 class LayerWeightDecayState(NamedTuple):
-    """State of `layer_weight_decay`; the fields are those of `ScaleByLayerState`."""
+    """State of `layer_weight_decay`."""
 
     count: jax.Array  # pyright: ignore  # shape=(), dtype=jnp.int32
     multipliers: jax.Array  # shape=(L,), dtype=jnp.float32; what the last step used
@@ -39,8 +40,19 @@ class LayerWeightDecayState(NamedTuple):
     fingerprint: jax.Array  # shape=(), dtype=jnp.uint32; of the Layers it belongs to
 
 
-LayerState: TypeAlias = ScaleByLayerState | LayerWeightDecayState
-AnyLayerState = TypeVar("AnyLayerState", ScaleByLayerState, LayerWeightDecayState)
+class LaycaState(NamedTuple):
+    """State of `layca`."""
+
+    count: jax.Array  # pyright: ignore  # shape=(), dtype=jnp.int32
+    multipliers: jax.Array  # shape=(L,), dtype=jnp.float32; rotations of the last step
+    digits: tuple[jax.Array, ...]  # 0 … ⌈√L⌉−1, each shape=(), dtype=jnp.uint32
+    fingerprint: jax.Array  # shape=(), dtype=jnp.uint32; of the Layers it belongs to
+
+
+LayerState: TypeAlias = ScaleByLayerState | LayerWeightDecayState | LaycaState
+AnyLayerState = TypeVar(
+    "AnyLayerState", ScaleByLayerState, LayerWeightDecayState, LaycaState
+)
 
 
 def layer_states(opt_state: PyTree) -> list[LayerState]:

@@ -36,7 +36,7 @@ def layer_sum(
 
     Raises:
         ValueError: if a leaf is unknown to `layers`, or the first tree has a leaf that
-            another one has not.
+            another one has not, or in another shape.
 
     Example:
         >>> import jax.numpy as jnp, optax_llr
@@ -55,6 +55,8 @@ def layer_sum(
                 f"layer_sum: the first tree holds {path!r}, tree {missing[0]} does not"
             )
         operands = (leaf, *(other[path] for other in others))
+        if len(shapes := {jnp.shape(operand) for operand in operands}) > 1:
+            raise ValueError(f"layer_sum: {path!r} has several shapes: {shapes}")
         member = layers.members[path]
         if isinstance(member, int):
             whole.setdefault(member, []).append(operands)
@@ -75,11 +77,15 @@ def layer_norm(layers: Layers, tree: PyTree) -> jax.Array:
 
 
 def layer_cosine(layers: Layers, one: PyTree, other: PyTree) -> jax.Array:
-    """The cosine between two trees in each layer, (L,); 0 where one of them is 0."""
+    """The cosine between two trees in each layer, (L,); 0 where one of them is 0.
+
+    NaN where what it is made of is not finite, or too large to be squared.
+    """
     dot = layer_sum(layers, jnp.multiply, one, other)
-    norms = layer_norm(layers, one) * layer_norm(layers, other)
-    # What rounding leaves above 1 would be amplified by whoever counts on a cosine.
-    return jnp.clip(dot / norms, -1, 1)
+    norms = layer_norm(layers, one), layer_norm(layers, other)
+    finite = jnp.isfinite(dot) & jnp.isfinite(norms[0]) & jnp.isfinite(norms[1])
+    cosine = jnp.clip(dot / norms[0] / norms[1], -1, 1)
+    return jnp.where(finite, cosine, jnp.nan)
 
 
 def layer_slices(layers: Layers, tree: PyTree) -> dict[int, list[jax.Array]]:
@@ -97,22 +103,33 @@ def layer_slices(layers: Layers, tree: PyTree) -> dict[int, list[jax.Array]]:
 def layers_in(layers: Layers, tree: PyTree) -> np.ndarray:
     """Which layers a tree holds parameters of, as a bool array (L,)."""
     found = np.zeros(len(layers), bool)
-    for path in leaves_by_path(tree):
+    for path, leaf in leaves_by_path(tree).items():
+        check_leaf(layers, path, leaf)
         found[np.array(layers.members[path])] = True
     return found
 
 
-def remembered(old: PyTree, new: PyTree) -> PyTree:
-    """The new leaves for the next step, with the dtypes of the old ones.
+def updated(
+    function: Callable[[jax.Array, jax.Array], jax.Array], old: PyTree, new: PyTree
+) -> PyTree:
+    """`function(old, new)` leaf by leaf, in the dtypes of the old leaves.
 
     A leaf that is not there now (None in its place, say) stays what it was.
     """
     found = leaves_by_path(new)
-    kept = [
-        jnp.asarray(found.get(path, leaf)).astype(jnp.result_type(leaf))
+    leaves = [
+        function(leaf, found[path]).astype(leaf.dtype) if path in found else leaf
         for path, leaf in leaves_by_path(old).items()
     ]
-    return jax.tree.unflatten(jax.tree.structure(old), kept)
+    return jax.tree.unflatten(jax.tree.structure(old), leaves)
+
+
+def remembered(old: PyTree, new: PyTree) -> PyTree:
+    """The new leaves for the next step, in the dtypes of the old ones.
+
+    They are copies: a state that is donated is not to take the caller's arrays.
+    """
+    return updated(lambda _, leaf: jnp.array(leaf), old, new)
 
 
 @functools.partial(jax.jit, static_argnums=0)  # layers of one structure: one trace

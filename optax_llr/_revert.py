@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from ._check import Number, check_numbers, require
 from ._layers import PyTree
-from ._multipliers import ScaleByLayerState, check_kind, layer_states
+from ._multipliers import ScaleByLayerState, check_kind, is_layer_state, layer_states
 
 
 class RevertToUniformState(NamedTuple):
@@ -112,19 +112,29 @@ def revert_to_uniform(
         state = _watched(state, value, rtol, accumulation_size)
         begun = (state.reverting > 0) | (state.worse >= patience)
         reverting = jnp.where(begun, jnp.minimum(state.reverting + 1, steps), 0)
+        led = _led_back(state.inner, reverting / steps)
         updates, inner_state = inner.update(
-            updates,
-            state.inner,
-            params,
-            value=value,
-            uniform_share=reverting / steps,
-            **extra_args,
+            updates, led, params, value=value, **extra_args
         )
         return updates, state._replace(
             inner=inner_state, reverting=reverting.astype(jnp.int32)
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _led_back(inner_state: PyTree, share: jax.Array) -> PyTree:
+    """The state with this share of uniform rates in all its multipliers.
+
+    Told by the state, not by an extra argument, which not every wrapper passes on.
+    """
+
+    def lead(node: Any) -> Any:
+        if not isinstance(node, ScaleByLayerState):
+            return node
+        return node._replace(uniform_share=share.astype(node.uniform_share.dtype))
+
+    return jax.tree.map(lead, inner_state, is_leaf=is_layer_state)
 
 
 def _watched(
@@ -141,8 +151,7 @@ def _watched(
     return state._replace(
         total=jnp.where(due, 0, total),
         values=jnp.where(due, 0, values),
-        # Not jnp.minimum, which would keep a NaN.
-        best=jnp.where(due & (mean < state.best), mean, state.best),
+        best=jnp.where(due & fine & (mean < state.best), mean, state.best),
         worse=jnp.where(due, worse, state.worse),
     )
 

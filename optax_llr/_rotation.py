@@ -8,8 +8,8 @@ import optax
 
 from ._layers import Layers, PyTree, leaves_by_path
 from ._multipliers import (
+    LaycaState,
     Multipliers,
-    ScaleByLayerState,
     at_this_step,
     check_constant,
     check_leaf,
@@ -52,7 +52,7 @@ def layca(
 
     Returns:
         An `optax.GradientTransformationExtraArgs`; its `update` needs `params`. Its
-        state is a `ScaleByLayerState`, in which ρ stands for the multipliers.
+        state is a `LaycaState`, of which `multipliers` are the ρ of the last step.
 
     Raises:
         ValueError: as `scale_by_layer`, and if `update` is called without `params`.
@@ -76,18 +76,18 @@ def layca(
     """
     check_constant(layers, rotation)
 
-    def init_fn(params: PyTree) -> ScaleByLayerState:
-        return ScaleByLayerState(*initial_fields(layers, rotation, params))
+    def init_fn(params: PyTree) -> LaycaState:
+        return LaycaState(*initial_fields(layers, rotation, params))
 
     def update_fn(
         updates: PyTree,
         state: Any,
         params: PyTree | None = None,
         **extra_args: Any,
-    ) -> tuple[PyTree, ScaleByLayerState]:
+    ) -> tuple[PyTree, LaycaState]:
         del extra_args
         check_params("layca", params)
-        state = at_this_step(ScaleByLayerState, layers, rotation, state)
+        state = at_this_step(LaycaState, layers, rotation, state)
         updates = map_leaves(_rotated, layers, state, updates, params)
         return updates, state._replace(count=optax.safe_increment(state.count))
 
@@ -151,22 +151,26 @@ def _rotated(rate: jax.Array, update: jax.Array, param: jax.Array) -> jax.Array:
     axes = tuple(range(min(1, jnp.ndim(rate)), jnp.ndim(update)))
     if len(axes) < 2:
         return scaled(rate, update)
-    step, weight = -_unit(update, axes), _as_wide(param)
+    (weight, scale), (step, _) = _scaled_down(param, axes), _scaled_down(update, axes)
     length = _norm(weight, axes)
     along = _dot(step, weight, axes) / jnp.where(length > 0, length, 1) ** 2
     across = step - along * weight
     size = _norm(across, axes)
-    turned = weight - rate * length / jnp.where(size > 0, size, 1) * across
+    # The update that comes in points downhill already.
+    turned = weight + rate * length / jnp.where(size > 0, size, 1) * across
     turned = length / jnp.where(length > 0, _norm(turned, axes), 1) * turned
     still = (rate == 0) | (size <= RADIAL * _norm(step, axes))
-    return jnp.where(still, 0, turned - weight).astype(update.dtype)
+    return jnp.where(still, 0, scale * (turned - weight)).astype(update.dtype)
 
 
-def _unit(update: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+def _scaled_down(
+    array: jax.Array, axes: tuple[int, ...]
+) -> tuple[jax.Array, jax.Array]:
     """Divided by its largest element, that no square is too large or too small."""
-    update = _as_wide(update)
-    largest = jnp.abs(update).max(axes, keepdims=True)
-    return update / jnp.where(largest > 0, largest, 1)
+    array = array.astype(jnp.promote_types(array.dtype, jnp.float32))
+    largest = jnp.abs(array).max(axes, keepdims=True, initial=0)
+    scale = jnp.where(largest > 0, largest, 1)
+    return array / scale, scale
 
 
 def _dot(a: jax.Array, b: jax.Array, axes: tuple[int, ...]) -> jax.Array:
@@ -175,8 +179,3 @@ def _dot(a: jax.Array, b: jax.Array, axes: tuple[int, ...]) -> jax.Array:
 
 def _norm(array: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     return jnp.sqrt(_dot(array, array, axes))
-
-
-def _as_wide(array: jax.Array) -> jax.Array:
-    """In single precision or wider."""
-    return array.astype(jnp.promote_types(array.dtype, jnp.float32))

@@ -40,9 +40,6 @@ def scale_by_layer(
     where the incoming update is NaN or infinite. Between, the product is formed in
     float32 or wider and cast to the update's own dtype.
 
-    Its `update` takes one extra argument, `uniform_share`, with which
-    `revert_to_uniform` leads multipliers back to 1: m becomes (1 − share) m + share.
-
     Args:
         layers: the `Layers` of the parameters; may know more than `init` is given, so
             that it works under `optax.masked` and `optax.partition`.
@@ -82,21 +79,18 @@ def scale_by_layer(
     check_constant(layers, multipliers)
 
     def init_fn(params: PyTree) -> ScaleByLayerState:
-        return ScaleByLayerState(*initial_fields(layers, multipliers, params))
+        fields = initial_fields(layers, multipliers, params)
+        return ScaleByLayerState(*fields, uniform_share=jnp.float32(0))
 
     def update_fn(
         updates: PyTree,
         state: Any,
         params: PyTree | None = None,
-        *,
-        uniform_share: ArrayLike | None = None,
         **extra_args: Any,
     ) -> tuple[PyTree, ScaleByLayerState]:
         del params, extra_args
         state = at_this_step(ScaleByLayerState, layers, multipliers, state)
-        if uniform_share is not None:
-            blend = (1 - uniform_share) * state.multipliers + uniform_share
-            state = state._replace(multipliers=blend)
+        state = state._replace(multipliers=_blended(state))
         updates = map_leaves(scaled, layers, state, updates)
         return updates, state._replace(count=optax.safe_increment(state.count))
 
@@ -165,6 +159,13 @@ def layer_weight_decay(
         return updates, state._replace(count=optax.safe_increment(state.count))
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _blended(state: ScaleByLayerState) -> jax.Array:
+    """The multipliers, as far on their way to 1 as the state says."""
+    share = state.uniform_share
+    blend = (1 - share) * state.multipliers + share
+    return jnp.where(share == 0, state.multipliers, blend)
 
 
 def _check_rate(rate: Any) -> None:

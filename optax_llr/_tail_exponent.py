@@ -137,4 +137,4 @@ def _shared_out(exponents: jax.Array, low: Number, high: Number) -> jax.Array:
     spread = jnp.where(measured, exponents, -jnp.inf).max() - least
     usable = measured & (spread > 0)
     part = (exponents - least) / jnp.where(spread > 0, spread, 1)
-    return jnp.where(usable, low + (high - low) * part, 1.0)
+    return jnp.where(usable, low + (high - low) * part, 1.0).astype(jnp.float32)

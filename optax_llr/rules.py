@@ -3,8 +3,9 @@ r"""Rules for `adapt_layers`: multipliers measured while training.
 Each function makes a `Rule`. Norms, sums and products are those of a whole layer, over
 all its leaves (or its slices of stacked leaves), formed in float32. g is the raw
 gradient, u the update of the inner optimizer (negative, times the rate), w the
-parameters, m the multiplier. A norm below 1e-19, of which float32 cannot hold the
-square, counts as 1e-19.
+parameters, m the multiplier. float32 cannot hold the squares of norms below 1e-19 and
+above 1e19: what is smaller counts as 1e-19 in a logarithm or a cosine and as 0 in a
+ratio; what is larger leaves a layer the multiplier it had.
 
 *Cost*: memory in units of the parameters, and how often the rule reads or writes
 arrays as large as all of them; `benchmarks/rules.py` measures both.
@@ -20,8 +21,11 @@ from ._adapt import LayerStep, Rule
 from ._check import Number, check_numbers, require
 from ._layers import Layers, PyTree
 from ._learned import learned as learned
-from ._reduce import layer_cosine, layer_norm, layer_sum, remembered
+from ._reduce import layer_cosine, layer_norm, layer_sum, remembered, updated
 from ._tail_exponent import tail_exponent as tail_exponent
+
+LARGEST = 1e15
+"""Elements above it count as 0 in an average, which an infinite one would end."""
 
 
 class PreviousState(NamedTuple):
@@ -34,7 +38,7 @@ class SignalToNoiseState(NamedTuple):
     """State of `signal_to_noise`."""
 
     count: jax.Array  # pyright: ignore  # shape=(), dtype=jnp.int32
-    mean: PyTree  # moving average of g; shapes and dtypes of the parameters
+    mean: PyTree  # moving average of g; shapes of the parameters, float32 or wider
     square: jax.Array  # shape=(L,), dtype=jnp.float32; moving average of ‖g‖²
 
 
@@ -252,10 +256,11 @@ def signal_to_noise(decay: Number = 0.9) -> Rule:
 
     from moving averages, their start from 0 corrected: 1 for a gradient that never
     changes, near (1 − ρ)/(1 + ρ) for noise alone. A layer whose gradients were all 0
-    keeps the multiplier it had. A form of our own.
+    keeps the multiplier it had; elements that are no number, or above 1e15, count as 0.
+    A form of our own.
 
-    *Cost*: memory for the average of g, once the parameters; reads g and the average,
-    writes the average and reads it again.
+    *Cost*: memory for the average of g, once the parameters in float32; reads g and the
+    average, writes the average and reads it again.
 
     Args:
         decay: ρ, of both moving averages, in [0, 1).
@@ -280,21 +285,26 @@ def signal_to_noise(decay: Number = 0.9) -> Rule:
     _check_decay("signal_to_noise", decay)
 
     def init(layers: Layers, params: PyTree) -> SignalToNoiseState:
-        zeros = jnp.zeros(len(layers), jnp.float32)
-        return SignalToNoiseState(jnp.int32(0), optax.tree.zeros_like(params), zeros)
+        return SignalToNoiseState(
+            count=jnp.int32(0),
+            mean=jax.tree.map(_zeros, params),
+            square=jnp.zeros(len(layers), jnp.float32),
+        )
+
+    def average(mean: jax.Array, gradient: jax.Array) -> jax.Array:
+        return decay * mean + (1 - decay) * _usable(gradient)
 
     def update(
         step: LayerStep, state: SignalToNoiseState
     ) -> tuple[jax.Array, SignalToNoiseState]:
         count = cast(jax.Array, optax.safe_increment(state.count))
-        mean = optax.tree.update_moment(step.gradients, state.mean, decay, 1)
-        mean = remembered(state.mean, mean)
-        squares = layer_sum(step.layers, jnp.square, step.gradients)
+        mean = updated(average, state.mean, step.gradients)
+        squares = layer_sum(step.layers, _usable_square, step.gradients)
         square = decay * state.square + (1 - decay) * squares
         signal = layer_sum(step.layers, jnp.square, mean)
         # Both averages lack 1 − ρᵗ; it is squared above and not below.
-        share = signal / (square * (1 - decay**count))
-        return jnp.minimum(share, 1), SignalToNoiseState(count, mean, square)
+        share = jnp.minimum(signal / (square * (1 - decay**count)), 1)
+        return share, SignalToNoiseState(count, mean, square.astype(jnp.float32))
 
     return Rule(init, update)
 
@@ -431,12 +441,27 @@ def _norm(layers: Layers, tree: PyTree) -> jax.Array:
     return jnp.sqrt(layer_sum(layers, jnp.square, tree))
 
 
+def _zeros(param: jax.Array) -> jax.Array:
+    """Zeros like a parameter, in single precision or wider."""
+    dtype = jnp.result_type(param)
+    return jnp.zeros_like(param, dtype=jnp.promote_types(dtype, jnp.float32))
+
+
+def _usable(gradient: jax.Array) -> jax.Array:
+    return jnp.where(jnp.abs(gradient) < LARGEST, gradient, 0)  # which NaN is not
+
+
+def _usable_square(gradient: jax.Array) -> jax.Array:
+    return jnp.square(_usable(gradient))
+
+
 def _ratio(
     coefficient: Number, weight: jax.Array, other: jax.Array, below: jax.Array
 ) -> jax.Array:
-    """c·weight/below; 1 where a norm is 0, and NaN where one is."""
-    usable = (weight != 0) & (other != 0)
-    return jnp.where(usable, coefficient * weight / jnp.where(usable, below, 1), 1.0)
+    """c·weight/below; 1 where a norm is 0, NaN where one is not finite."""
+    zero = (weight == 0) | (other == 0)
+    ratio = jnp.where(zero, 1.0, coefficient * weight / jnp.where(zero, 1, below))
+    return jnp.where(jnp.isfinite(weight) & jnp.isfinite(other), ratio, jnp.nan)
 
 
 def _absolute_difference(a: jax.Array, b: jax.Array) -> jax.Array:

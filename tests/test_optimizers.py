@@ -326,3 +326,52 @@ def test_muon_takes_the_kernels_of_hidden_layers_and_nothing_else(model, hidden)
         state, "mu", filtering=lambda path, _: "muon" in str(path)
     )
     assert list(flat(momentum)) == [f"{path}/kernel/value" for path in hidden]
+
+
+def test_layca_turns_kernels_by_the_rate_times_the_multiplier():
+    optimizer = optimizers.optimizer(CONFIG, LAYERS, optimizers.rotating)
+    multipliers = np.array([0.5, 0.0, 2.0, 1.0], np.float32)
+    told = {"rate": np.float32(0.1), "multipliers": multipliers}
+    state = optimizer.init(INITIAL)._replace(hyperparams=told)
+    gradients = jax.tree.map(lambda noise: noise[0], NOISE)
+    updates, _ = optimizer.update(gradients, state, INITIAL)
+    after = flat(optax.apply_updates(INITIAL, updates))
+    for (path, before), m in zip(
+        flat(INITIAL).items(), (2.0, 0.0, 1.0, 0.5), strict=True
+    ):
+        if path.endswith("kernel"):
+            dot = (before * after[path]).sum(dtype=float)
+            norms = [np.linalg.norm(w.astype(float)) for w in (before, after[path])]
+            assert np.arccos(dot / np.prod(norms)) == pytest.approx(
+                np.arctan(0.1 * m), abs=1e-3
+            )
+            assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "decay"), SETTINGS)
+def test_a_rule_multiplies_what_the_optimizer_makes_of_the_rate(name, decay):
+    """Measured multipliers, replayed as known ones, give the same weights."""
+
+    def by_weight(step, state):
+        return step.layers.depth + 0.5, state
+
+    config = dataclasses.replace(CONFIG, optimizer=name, decay=decay)
+    rule = optax_llr.Rule(lambda layers, params: (), by_weight)
+    ours = optimizers.optimizer(
+        config, LAYERS, optimizers.measuring(lambda config: rule)
+    )
+    known = optimizers.optimizer(config, LAYERS)
+    multipliers = (LAYERS.depth + 0.5) / (LAYERS.depth + 0.5).mean()
+    told = {"rate": np.float32(0.1), "multipliers": multipliers.astype(np.float32)}
+    gradients = jax.tree.map(lambda noise: noise[0], NOISE)
+    results = []
+    for optimizer in (ours, known):
+        state = optimizer.init(INITIAL)._replace(hyperparams=told)
+        updates, state = quick_jit(optimizer.update)(gradients, state, INITIAL)
+        results.append(flat(updates))
+        used = optax_llr.layer_multipliers(state, LAYERS)
+        np.testing.assert_allclose(list(used.values()), multipliers, rtol=1e-6)
+        found = optimizers.measured(state)
+        assert (found is None) == (optimizer is known)
+    for path in results[0]:
+        np.testing.assert_allclose(results[0][path], results[1][path], rtol=2e-6)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import optax_llr
-from experiments.config import CONTROLS, POLICY_NAMES, PRESETS, SCHEDULES
+from experiments.config import CONTROLS, MEASURED, POLICY_NAMES, PRESETS, SCHEDULES
+from experiments.optimizers import scheduled
 from experiments.policies import POLICIES
 from experiments.rates import global_rate
 from experiments.train import policy_tables
@@ -49,6 +50,20 @@ def test_every_control_treats_all_layers_alike_and_is_compared_with_uniform(poli
     assert (multipliers(control.name, range(0, TOTAL, 100)) == 1).all()
 
 
+def test_every_policy_has_its_control_s_way_of_layering_or_measures_against_it():
+    """So that a comparison is about the multipliers, or about the rule as a whole."""
+    for name, policy in POLICIES.items():
+        control = POLICIES[policy.control]
+        if policy.layering is not control.layering:
+            assert name in MEASURED
+            assert control.name == "uniform"
+
+
+def test_measured_policies_are_those_that_do_not_scale_by_a_schedule():
+    layered = {name for name, p in POLICIES.items() if p.layering is not scheduled}
+    assert layered == set(MEASURED)
+
+
 def test_every_policy_with_a_schedule_of_its_own_is_compared_with_one_too():
     assert POLICIES["uniform"].schedule is None
     for name, policy in POLICIES.items():
@@ -64,7 +79,7 @@ def global_rates(schedule):
     return np.broadcast_to(rate(jnp.arange(TOTAL)), (TOTAL,))
 
 
-@pytest.mark.parametrize("name", CONTROLS)
+@pytest.mark.parametrize("name", [n for n in CONTROLS if POLICIES[n].schedule])
 @pytest.mark.parametrize("depth", [2, 5, 22])
 def test_a_control_anneals_more_like_its_policy_than_any_other_schedule(name, depth):
     names = [f"layer{i}" for i in range(depth)]

@@ -100,6 +100,14 @@ def test_training_lines_say_what_the_last_step_was_told(trainer):
     np.testing.assert_array_equal([e["multipliers"] for e in lines], tables.multipliers)
 
 
+def test_training_lines_say_what_a_rule_measured(trainer):
+    lines = [e for e in events_of(trainer, "gradient-norm") if e["kind"] == "train"]
+    multipliers = np.array([e["multipliers"] for e in lines])
+    assert (multipliers.std(axis=1) > 0.01).all()  # layers differ
+    assert (np.ptp(multipliers, axis=0) > 0.01).all()  # and so do steps
+    np.testing.assert_allclose(multipliers.mean(axis=1), 1, rtol=1e-5)  # as shares
+
+
 def test_training_learns(trainer):
     lines = [e for e in events_of(trainer, "uniform") if e["kind"] == "train"]
     assert lines[-1]["loss"] < lines[0]["loss"]
@@ -116,7 +124,9 @@ def test_runs_of_one_seed_begin_alike_under_every_policy(trainer):
     assert events_of(trainer, "uniform", seed=1)[0]["loss"] != first[0]
 
 
-def test_all_policies_and_seeds_share_one_trace_of_the_step(monkeypatch):
+def test_policies_of_one_layering_and_all_seeds_share_one_trace_of_the_step(
+    monkeypatch,
+):
     traces = []
 
     def counted(*args, **kwargs):
@@ -129,6 +139,9 @@ def test_all_policies_and_seeds_share_one_trace_of_the_step(monkeypatch):
     for policy in ("uniform", "freezeout", "cascade"):
         events_of(trainer, policy, seed=len(policy))
     assert len(traces) == 1
+    for policy in ("layca", "layca-alpha", "gradient-norm", "gradient-norm"):
+        events_of(trainer, policy)
+    assert len(traces) == 3  # one more for rotations, one for the rule
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_at_its_step(trainer):
@@ -154,14 +167,17 @@ def test_divergence_in_the_last_step_leaves_the_test_set_alone(trainer):
     assert events[-1]["test_loss"] is None
 
 
-def test_a_run_stopped_anywhere_ends_as_if_it_never_had_been(monkeypatch, tmp_path):
+@pytest.mark.parametrize("policy", ["three-stage", "learned"])
+def test_a_run_stopped_anywhere_ends_as_if_it_never_had_been(
+    policy, monkeypatch, tmp_path
+):
     monkeypatch.setattr(
         configuration, "TRAIN_LINES", 3
     )  # so that most stops fall between
     config = dataclasses.replace(CONFIG, ema=0.9, evaluations=2)
     trainer = train.Trainer(config, dataset())
     whole = Events()
-    trainer.run(POLICIES["three-stage"], 0, whole)
+    trainer.run(POLICIES[policy], 0, whole)
 
     class Stopping(Journal):
         """Stops, with a checkpoint, the second time that it could."""
@@ -176,12 +192,12 @@ def test_a_run_stopped_anywhere_ends_as_if_it_never_had_been(monkeypatch, tmp_pa
             super().save(step, state, seconds)
             raise KeyboardInterrupt
 
-    stops = []
+    stops, like = [], trainer.like(POLICIES[policy])
     for _ in range(CONFIG.total_steps):
-        with Stopping(tmp_path, trainer.like, 0, pytest.fail) as journal:
+        with Stopping(tmp_path, like, 0, pytest.fail) as journal:
             stops.append(journal.step)
             with contextlib.suppress(KeyboardInterrupt):
-                trainer.run(POLICIES["three-stage"], 0, journal)
+                trainer.run(POLICIES[policy], 0, journal)
                 break
     assert len(set(stops)) == len(stops) > 4
     metrics, timings = records.read_lines(tmp_path)
@@ -207,7 +223,8 @@ def test_an_error_of_the_journal_ends_the_run(trainer):
 
 
 def test_evaluation_agrees_with_numpy_on_every_image(trainer, program):
-    state = trainer._initial(jax.random.key(0))
+    compiled = trainer._compiled(POLICIES["uniform"].layering)
+    state = compiled.initial(jax.random.key(0))
     test = dataset().test
     pixels = (test.images / 255.0 - cifar.CIFAR10.mean) / cifar.CIFAR10.std
     logits = np.asarray(
@@ -218,7 +235,8 @@ def test_evaluation_agrees_with_numpy_on_every_image(trainer, program):
     )
     logits -= logits.max(1, keepdims=True)
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    loss, accuracy = trainer._evaluate(state, trainer._test)
+    run = train._Run("uniform", 0, 20, compiled, state, 0, 0.0)
+    loss, accuracy = trainer._evaluate(run, trainer._test)
     assert loss == pytest.approx(-log_p[np.arange(250), test.labels].mean(), rel=1e-5)
     assert accuracy == (logits.argmax(1) == test.labels).mean()
 
