@@ -36,11 +36,14 @@ rate, and when the differences change while it trains?</p>
 <p>Every layer's update is multiplied by a number of its own. A multiplier of 1 leaves
 the global learning rate as it is, 2 doubles it, 0 freezes the layer. What a layer gets,
 its <em>realised rate</em>, is the global rate times its multiplier. A <em>policy</em>
-says how the multipliers depend on the layer and on time.</p>
+says how the multipliers depend on the layer and on time, or how they are measured from
+gradients and weights on the way. Measured ones are divided by their mean over the
+layers: they share out the global rate.</p>
 <p>Each policy is compared with a <em>control</em> that treats all layers alike:
 <em>uniform</em>, 1 everywhere and always, or, for a policy that anneals by itself,
 uniform rates under the annealing most like its own, or else annealing would be mistaken
-for what layer rates do. The comparison is <em>paired</em>: under one seed all policies
+for what layer rates do. (For layers that rotate at unequal rates it is
+<em>layca</em>, all at one.) The comparison is <em>paired</em>: under one seed all policies
 start from the same weights and see the same images in the same order, so that the luck
 they share drops out of the difference.</p>
 <p>No learning rate was tuned, neither for a control nor for a policy: all of them ran

@@ -29,6 +29,7 @@ class LayerStep(NamedTuple):
     updates: PyTree  # the inner optimizer's, not yet scaled
     params: PyTree  # before the step
     multipliers: jax.Array  # shape=(L,), float32; the rule's of the step before
+    relative: bool = False  # whether multipliers are divided by their mean
 
 
 class Rule(NamedTuple):
@@ -137,7 +138,7 @@ def adapt_layers(
         updates, inner_state = inner.update(
             gradients, state.inner, params, **extra_args
         )
-        step = LayerStep(layers, gradients, updates, params, state.measured)
+        step = LayerStep(layers, gradients, updates, params, state.measured, relative)
         raw, rule_state = rule.update(step, state.rule)
         raw = _checked_multipliers(raw, layers)
         present = layers_in(layers, gradients)

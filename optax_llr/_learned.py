@@ -52,8 +52,7 @@ def learned(total_steps: Number, rate: Number = 1e-3, key: jax.Array | int = 0) 
     and stays between 1/10 and 10.
 
     It sees one step ahead: a rate that pays later, it cannot find (Wu et al.). Where
-    `adapt_layers` divides by the mean or meets its bounds, the derivative is that of m
-    before it.
+    `adapt_layers` divides by the mean, so does the derivative; bounds do not stop it.
 
     The multipliers of a run, `layer_multipliers` at every step, can be replayed by
     `table` of them: the same as a schedule, without any rule.
@@ -115,7 +114,13 @@ def learned(total_steps: Number, rate: Number = 1e-3, key: jax.Array | int = 0) 
         slope = jnp.where(jnp.isfinite(slope), slope, 0)
         steepest = jnp.abs(slope).max()
         slope = slope / jnp.where(steepest > 0, steepest, 1)
-        _, pull = jax.vjp(lambda net: _multipliers(net, state.features), state.network)
+
+        def last_multipliers(network: Network) -> jax.Array:
+            multipliers = _multipliers(network, state.features)
+            # Else a step that all layers like would only raise what is divided out.
+            return multipliers / multipliers.mean() if step.relative else multipliers
+
+        _, pull = jax.vjp(last_multipliers, state.network)
         changes, optimizer = descent.update(pull(slope)[0], state.optimizer)
         network = cast(Network, optax.apply_updates(state.network, changes))
         time = jnp.asarray(state.count / total_steps, jnp.float32)

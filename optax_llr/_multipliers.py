@@ -84,8 +84,9 @@ def evaluate(layers: Layers, multipliers: Multipliers, count: ArrayLike) -> jax.
 def check_kind(kind: type[Any], state: Any) -> None:
     """Refuses what is no state of this kind."""
     if not isinstance(state, kind):
+        article = "an" if kind.__name__[0] in "AEIO" else "a"
         raise ValueError(
-            f"expected a {kind.__name__}, as `init` returns it, got a "
+            f"expected {article} {kind.__name__}, as `init` returns it, got a "
             f"{type(state).__name__}; a restored checkpoint needs that state as target"
         )
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
+from jax.sharding import NamedSharding, PartitionSpec
 
 from ._layers import Layers, PyTree, as_indices, leaves_by_path
 from ._multipliers import check_leaf
@@ -94,9 +96,10 @@ def layer_slices(layers: Layers, tree: PyTree) -> dict[int, list[jax.Array]]:
     for path, leaf in leaves_by_path(tree).items():
         check_leaf(layers, path, leaf)
         member = layers.members[path]
+        leaf = _everywhere(jnp.asarray(leaf))
         slices = leaf if isinstance(member, tuple) else [leaf]
         for index, part in zip(as_indices(member), slices, strict=True):
-            parts.setdefault(index, []).append(jnp.asarray(part))
+            parts.setdefault(index, []).append(part)
     return dict(sorted(parts.items()))
 
 
@@ -125,11 +128,14 @@ def updated(
 
 
 def remembered(old: PyTree, new: PyTree) -> PyTree:
-    """The new leaves for the next step, in the dtypes of the old ones.
+    """The new leaves for the next step, in the dtypes of the old ones."""
+    return updated(lambda _, leaf: _own(leaf), old, new)
 
-    They are copies: a state that is donated is not to take the caller's arrays.
-    """
-    return updated(lambda _, leaf: jnp.array(leaf), old, new)
+
+def _own(leaf: jax.Array) -> jax.Array:
+    """A copy, that a state that is donated does not take the caller's array."""
+    # Within jit nothing is the caller's, and XLA would copy for nothing.
+    return leaf if isinstance(leaf, Tracer) else jnp.array(leaf)
 
 
 @functools.partial(jax.jit, static_argnums=0)  # layers of one structure: one trace
@@ -144,7 +150,20 @@ def _sum_slices(
     function: Callable[..., jax.Array], operands: tuple[jax.Array, ...]
 ) -> jax.Array:
     values = function(*map(_real, operands))
-    return values.sum(tuple(range(1, values.ndim))).astype(jnp.float32)
+    sums = values.sum(tuple(range(1, values.ndim))).astype(jnp.float32)
+    return _everywhere(sums)
+
+
+def _everywhere(array: jax.Array) -> jax.Array:
+    """Gathered on every device, where its sharding is part of its type.
+
+    JAX asks for that before slices along a sharded axis are put elsewhere; in all other
+    cases it sees to it by itself.
+    """
+    mesh = jax.typeof(array).sharding.mesh
+    if mesh.empty or mesh.are_all_axes_auto:
+        return array
+    return jax.sharding.reshard(array, NamedSharding(mesh, PartitionSpec()))
 
 
 def _real(leaf: jax.Array) -> jax.Array:

@@ -24,7 +24,7 @@ from ._learned import learned as learned
 from ._reduce import layer_cosine, layer_norm, layer_sum, remembered, updated
 from ._tail_exponent import tail_exponent as tail_exponent
 
-LARGEST = 1e15
+LARGEST = 1e18
 """Elements above it count as 0 in an average, which an infinite one would end."""
 
 
@@ -208,7 +208,7 @@ def multiplicative_hypergradient(rate: Number) -> Rule:
     pushed back slower, by β at most. How large gradients and rates are plays no part.
     No change at the first step, and where one of both is 0.
 
-    *Cost*: as `hypergradient`.
+    *Cost*: memory for u(t−1), once the parameters; reads g and u(t−1) twice, writes u.
 
     Args:
         rate: β, in (0, 1).
@@ -256,8 +256,8 @@ def signal_to_noise(decay: Number = 0.9) -> Rule:
 
     from moving averages, their start from 0 corrected: 1 for a gradient that never
     changes, near (1 − ρ)/(1 + ρ) for noise alone. A layer whose gradients were all 0
-    keeps the multiplier it had; elements that are no number, or above 1e15, count as 0.
-    A form of our own.
+    keeps the multiplier it had, as does one with NaN among them; what is no number, or
+    above 1e18, counts as 0 in the average. A form of our own.
 
     *Cost*: memory for the average of g, once the parameters in float32; reads g and the
     average, writes the average and reads it again.
@@ -299,11 +299,13 @@ def signal_to_noise(decay: Number = 0.9) -> Rule:
     ) -> tuple[jax.Array, SignalToNoiseState]:
         count = cast(jax.Array, optax.safe_increment(state.count))
         mean = updated(average, state.mean, step.gradients)
-        squares = layer_sum(step.layers, _usable_square, step.gradients)
-        square = decay * state.square + (1 - decay) * squares
+        squares = layer_sum(step.layers, jnp.square, step.gradients)
+        known = jnp.isfinite(squares)
+        square = decay * state.square + (1 - decay) * jnp.where(known, squares, 0)
         signal = layer_sum(step.layers, jnp.square, mean)
         # Both averages lack 1 − ρᵗ; it is squared above and not below.
         share = jnp.minimum(signal / (square * (1 - decay**count)), 1)
+        share = jnp.where(known, share, jnp.nan)
         return share, SignalToNoiseState(count, mean, square.astype(jnp.float32))
 
     return Rule(init, update)
@@ -449,10 +451,6 @@ def _zeros(param: jax.Array) -> jax.Array:
 
 def _usable(gradient: jax.Array) -> jax.Array:
     return jnp.where(jnp.abs(gradient) < LARGEST, gradient, 0)  # which NaN is not
-
-
-def _usable_square(gradient: jax.Array) -> jax.Array:
-    return jnp.square(_usable(gradient))
 
 
 def _ratio(

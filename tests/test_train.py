@@ -124,7 +124,7 @@ def test_runs_of_one_seed_begin_alike_under_every_policy(trainer):
     assert events_of(trainer, "uniform", seed=1)[0]["loss"] != first[0]
 
 
-def test_policies_of_one_layering_and_all_seeds_share_one_trace_of_the_step(
+def test_policies_of_one_layering_share_one_trace_of_the_step(
     monkeypatch,
 ):
     traces = []
