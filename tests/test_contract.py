@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as hnp
 from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from test_rotation import rotated
 
 import optax_llr
 
@@ -30,6 +31,8 @@ START = np.array([0.5, 0.0, 1.0, 3.0, 0.3], np.float32)
 END = np.array([1.0, 2.0, 0.0, 0.1, 0.0], np.float32)
 RATE = 0.25  # of weight decay
 TOLERANCE = {"rtol": 3e-7, "atol": 1e-30}  # jit against eager, float32: 2 ulp
+# An update that turns weights is the difference of two, and has their rounding.
+ROUNDING = {"layca": 1e-6}
 
 
 def is_shape(node):
@@ -52,11 +55,13 @@ schedule = optax.linear_schedule(START, END, 4)
 TRANSFORMATIONS = {
     "scale_by_layer": optax_llr.scale_by_layer,
     "layer_weight_decay": functools.partial(optax_llr.layer_weight_decay, RATE),
+    "layca": optax_llr.layca,
 }
 CASES = {
     "scale_by_layer, constant": ("scale_by_layer", START),
     "scale_by_layer, schedule": ("scale_by_layer", schedule),
     "layer_weight_decay, schedule": ("layer_weight_decay", schedule),
+    "layca, schedule": ("layca", schedule),
 }
 
 
@@ -81,28 +86,34 @@ def values_at(multipliers, count):
     return np.asarray(multipliers(count) if callable(multipliers) else multipliers)
 
 
+def expected_slice(name, value, update, param):
+    """The slow reference for one leaf or slice."""
+    if name == "scale_by_layer":
+        return reference.scaled(value, update)
+    if name == "layca":
+        return rotated(value, update, param).astype(update.dtype)
+    return reference.decayed(np.float32(RATE) * value, update, param)
+
+
 def expected(name, values, updates, params=PARAMS):
     """The slow reference for each leaf and slice, under the values of one step."""
-
-    def one(value, update, param):
-        if name == "scale_by_layer":
-            return reference.scaled(value, update)
-        return reference.decayed(np.float32(RATE) * value, update, param)
 
     def leaf(path, update, param):
         layer = jax.tree_util.keystr(path, simple=True, separator="/")
         member = LAYERS.members[layer]
         if isinstance(member, int):
-            return one(values[member], update, param)
-        return np.stack(
-            [one(values[i], update[j], param[j]) for j, i in enumerate(member)]
-        )
+            return expected_slice(name, values[member], update, param)
+        rows = zip(values[list(member)], update, param, strict=True)
+        return np.stack([expected_slice(name, *row) for row in rows])
 
     return jax.tree_util.tree_map_with_path(leaf, updates, params)
 
 
-def assert_close(ours, theirs, **tolerance):
-    chex.assert_trees_all_close(ours, theirs, **(tolerance or TOLERANCE))
+def assert_close(ours, theirs, name="", **tolerance):
+    """Within a tolerance, and what rounding there is to a transformation's name."""
+    tolerance = tolerance or TOLERANCE
+    atol = max(tolerance["atol"], ROUNDING.get(name, 0.0))
+    chex.assert_trees_all_close(ours, theirs, **{**tolerance, "atol": atol})
 
 
 def is_nan(array):
@@ -144,15 +155,16 @@ def test_updates_follow_the_slow_reference(case, transformation, jit):
     for count in range(6):
         ours, state = update(UPDATES, state, PARAMS)
         values = values_at(multipliers, count)
-        assert_close(ours, expected(name, values, UPDATES), rtol=3e-7, atol=1e-7)
+        assert_close(ours, expected(name, values, UPDATES), name, rtol=3e-7, atol=1e-7)
         np.testing.assert_allclose(state.multipliers, values, rtol=1e-6)
         assert state.count == count + 1
 
 
-def test_jit_and_eager_agree(transformation):
+def test_jit_and_eager_agree(case, transformation):
     state = transformation.init(PARAMS)
     eager = transformation.update(UPDATES, state, PARAMS)
-    assert_close(jax.jit(transformation.update)(UPDATES, state, PARAMS), eager)
+    jitted = jax.jit(transformation.update)(UPDATES, state, PARAMS)
+    assert_close(jitted, eager, case[0])
 
 
 FLOATS = [jnp.float32, jnp.bfloat16, jnp.float16, jnp.complex64]
@@ -251,8 +263,8 @@ def test_dtype_is_kept_and_the_product_formed_in_float32(name, dtype):
     ours, _ = update(updates, transformation.init(params), params)
     chex.assert_trees_all_equal_shapes_and_dtypes(ours, updates)
     # XLA may contract product and addition of a decay; a lone product is exact.
-    eps = float(jnp.finfo(dtype).eps) if name == "layer_weight_decay" else 0.0
-    last_bits = {"rtol": 2 * eps, "atol": eps / 100}
+    eps = 0.0 if name == "scale_by_layer" else float(jnp.finfo(dtype).eps)
+    last_bits = {"rtol": 2 * eps, "atol": max(eps / 100, ROUNDING.get(name, 0.0))}
     slow = expected(name, values, updates, params)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(
@@ -271,6 +283,8 @@ def test_multiplier_itself_is_not_rounded_to_the_half_precision_of_the_update():
     np.testing.assert_allclose(ours["head"]["kernel"], 0.06, rtol=1e-3)
 
 
+# A direction in which to turn has no infinite part.
+@pytest.mark.parametrize("name", ["scale_by_layer", "layer_weight_decay"])
 def test_infinite_part_of_a_complex_update_leaves_the_other_part_alone(name):
     """Twice (inf, 1) is (inf, 2), though (2, 0) times (inf, 1) would have a NaN."""
     updates = jax.tree.map(lambda u: jnp.full_like(u, 1, jnp.complex64), UPDATES)
@@ -285,14 +299,22 @@ def test_infinite_part_of_a_complex_update_leaves_the_other_part_alone(name):
 
 @pytest.mark.usefixtures("double_precision")
 def test_float64_stays_float64_and_is_multiplied_in_float64(name):
-    updates = jax.tree.map(lambda u: jnp.asarray(u, jnp.float64) / 3, UPDATES)
+    updates, params = (
+        jax.tree.map(lambda u: jnp.asarray(u, jnp.float64) / 3, tree)
+        for tree in (UPDATES, PARAMS)
+    )
     values = np.array([1 / 3, 0.0, 1.0, 1e-3, 0.1])
     transformation = TRANSFORMATIONS[name](LAYERS, values)
-    ours, _ = transformation.update(updates, transformation.init(updates), updates)
-    stem = np.asarray(updates["stem"]["kernel"])
-    theirs = stem / 3 if name == "scale_by_layer" else stem + RATE / 3 * stem
+    ours, _ = transformation.update(updates, transformation.init(updates), params)
+    update, weight = (np.asarray(t["stem"]["kernel"]) for t in (updates, params))
+    theirs = {
+        "scale_by_layer": update / 3,
+        "layer_weight_decay": update + RATE / 3 * weight,
+        "layca": rotated(1 / 3, update, weight),
+    }
     assert ours["stem"]["kernel"].dtype == np.float64
-    np.testing.assert_allclose(ours["stem"]["kernel"], theirs, rtol=1e-15)
+    atol = 1e-9 * ROUNDING.get(name, 0.0)
+    np.testing.assert_allclose(ours["stem"]["kernel"], theirs[name], 1e-15, atol)
 
 
 def test_integer_updates_are_refused():
@@ -361,7 +383,7 @@ def test_chain_with_an_optimizer_and_a_global_schedule(case):
         ours, state = chain.update(UPDATES, state, PARAMS)
         theirs, inner_state = inner.update(UPDATES, inner_state, PARAMS)
         values = values_at(multipliers, count)
-        assert_close(ours, expected(name, values, theirs), rtol=3e-7, atol=1e-7)
+        assert_close(ours, expected(name, values, theirs), name, rtol=3e-7, atol=1e-7)
 
 
 def test_masked_leaves_the_rest_alone(case, transformation):
@@ -371,7 +393,7 @@ def test_masked_leaves_the_rest_alone(case, transformation):
     ours, state = masked.update(UPDATES, masked.init(PARAMS), PARAMS)
     theirs = expected(name, START, UPDATES)
     chex.assert_trees_all_equal(ours["blocks"], UPDATES["blocks"])
-    assert_close(ours["stem"], theirs["stem"], rtol=3e-7, atol=1e-7)
+    assert_close(ours["stem"], theirs["stem"], name, rtol=3e-7, atol=1e-7)
     assert optax.tree.get(state, "count") == 1
 
 
@@ -381,7 +403,7 @@ def test_partition_scales_each_part_by_its_own(name):
     both = optax.partition(parts, labels)
     ours, _ = jax.jit(both.update)(UPDATES, both.init(PARAMS), PARAMS)
     theirs = expected(name, START, UPDATES)
-    assert_close(ours["blocks"], theirs["blocks"], rtol=3e-7, atol=1e-7)
+    assert_close(ours["blocks"], theirs["blocks"], name, rtol=3e-7, atol=1e-7)
     np.testing.assert_array_equal(ours["head"]["kernel"], -UPDATES["head"]["kernel"])
 
 
@@ -397,7 +419,7 @@ def test_none_and_masked_nodes_are_passed_over(case, transformation):
         ours, _ = jax.jit(transformation.update)(updates, state, params)
         assert ours["head"]["kernel"] == hole
         theirs = expected(name, START, UPDATES)
-        assert_close(ours["stem"], theirs["stem"], rtol=3e-7, atol=1e-7)
+        assert_close(ours["stem"], theirs["stem"], name, rtol=3e-7, atol=1e-7)
 
 
 def test_multi_steps_counts_whole_steps(case):
@@ -412,26 +434,29 @@ def test_multi_steps_counts_whole_steps(case):
     assert not np.any(updates[2]["stem"]["kernel"])
     for count, step in [(0, updates[1]), (1, updates[3])]:
         theirs = expected(name, values_at(multipliers, count), UPDATES)
-        assert_close(step, theirs, rtol=1e-6, atol=1e-7)
+        assert_close(step, theirs, name, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
 def test_inject_hyperparams_logs_the_vector(name, jit):
-    if name == "scale_by_layer":
-        injected = optax.inject_hyperparams(optax_llr.scale_by_layer)(
-            layers=LAYERS, multipliers=schedule
-        )
-    else:
-        injected = optax.inject_hyperparams(optax_llr.layer_weight_decay)(
-            rate=RATE, layers=LAYERS, multipliers=schedule
-        )
+    make, vector, numbers = {
+        "scale_by_layer": (optax_llr.scale_by_layer, "multipliers", {}),
+        "layer_weight_decay": (
+            optax_llr.layer_weight_decay,
+            "multipliers",
+            {"rate": RATE},
+        ),
+        "layca": (optax_llr.layca, "rotation", {}),
+    }[name]
+    inject = optax.inject_hyperparams(make)
+    injected = inject(layers=LAYERS, **{vector: schedule}, **numbers)
     state = injected.init(PARAMS)
     update = jax.jit(injected.update) if jit else injected.update
     for count in range(3):
         ours, state = update(UPDATES, state, PARAMS)
         values = values_at(schedule, count)
-        np.testing.assert_allclose(state.hyperparams["multipliers"], values, rtol=1e-6)
-        assert_close(ours, expected(name, values, UPDATES), rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(state.hyperparams[vector], values, rtol=1e-6)
+        assert_close(ours, expected(name, values, UPDATES), name, rtol=1e-6, atol=1e-7)
 
 
 def test_injected_multipliers_can_be_set_from_outside():
@@ -488,7 +513,8 @@ def test_vmap_over_multipliers(name):
     np.testing.assert_array_equal(state.multipliers, grid)
     for i, values in enumerate(np.asarray(grid)):
         alone = jax.tree.map(lambda leaf, i=i: leaf[i], ours)
-        assert_close(alone, expected(name, values, UPDATES), rtol=1e-6, atol=1e-7)
+        theirs = expected(name, values, UPDATES)
+        assert_close(alone, theirs, name, rtol=1e-6, atol=1e-7)
 
 
 def test_vmap_over_states_and_parameters(case, transformation):
@@ -504,7 +530,7 @@ def test_vmap_over_states_and_parameters(case, transformation):
     np.testing.assert_array_equal(state.count, [1, 1])
     theirs = expected(name, START, UPDATES)
     theirs = jax.tree.map(lambda leaf: np.stack([leaf, 2 * leaf]), theirs)
-    assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
+    assert_close(ours, theirs, name, rtol=1e-6, atol=1e-7)
 
 
 def loop(transformation, steps):
@@ -515,17 +541,17 @@ def loop(transformation, steps):
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *path), state
 
 
-def test_scan_equals_a_loop(transformation):
+def test_scan_equals_a_loop(case, transformation):
     def body(state, _):
         updates, state = transformation.update(UPDATES, state, PARAMS)
         return state, updates
 
     state, ours = lax.scan(body, transformation.init(PARAMS), length=3)
     theirs, last = loop(transformation, 3)
-    assert_close((ours, state), (theirs, last), rtol=1e-6, atol=1e-7)
+    assert_close((ours, state), (theirs, last), case[0], rtol=1e-6, atol=1e-7)
 
 
-def test_init_inside_a_jitted_scan(transformation):
+def test_init_inside_a_jitted_scan(case, transformation):
     @jax.jit
     def run():
         def body(carry, _):
@@ -536,7 +562,7 @@ def test_init_inside_a_jitted_scan(transformation):
 
     state, ours = run()
     theirs, last = loop(transformation, 3)
-    assert_close((ours, state), (theirs, last), rtol=1e-6, atol=1e-7)
+    assert_close((ours, state), (theirs, last), case[0], rtol=1e-6, atol=1e-7)
 
 
 def test_cond_takes_a_step_or_none(transformation):
@@ -613,8 +639,8 @@ def make_mesh(kind):
     return jax.make_mesh((8,), ("d",), axis_types=(kind,))
 
 
-def sharded(mesh):
-    keys = iter(jax.random.split(jax.random.key(5), 9))
+def sharded(mesh, seed=5):
+    keys = iter(jax.random.split(jax.random.key(seed), 9))
     return jax.tree.map(
         lambda shape, spec: jax.device_put(
             jax.random.normal(next(keys), shape), NamedSharding(mesh, spec)
@@ -642,21 +668,23 @@ def test_updates_keep_their_sharding(name, kind, jit):
     mesh = make_mesh(kind)
     transformation = TRANSFORMATIONS[name](WIDE_LAYERS, WIDE_VALUES)
     with jax.set_mesh(mesh):
-        updates = sharded(mesh)
-        state = transformation.init(updates)
+        updates, params = sharded(mesh), sharded(mesh, seed=6)
+        state = transformation.init(params)
         update = jax.jit(transformation.update) if jit else transformation.update
-        ours, _ = update(updates, state, updates)
+        ours, _ = update(updates, state, params)
     jax.tree.map(
         lambda u, s: u.sharding.is_equivalent_to(s, u.ndim) or pytest.fail(str(u)),
         ours,
         shardings_of(mesh),
     )
-    stack = np.asarray(updates["blocks"]["kernel"])
-    factor = WIDE_VALUES[1:9, None, None]
-    factor = factor if name == "scale_by_layer" else 1 + RATE * factor
-    np.testing.assert_allclose(ours["blocks"]["kernel"], factor * stack, rtol=1e-6)
+    stacks = (np.asarray(tree["blocks"]["kernel"]) for tree in (updates, params))
+    rows = zip(WIDE_VALUES[1:9], *stacks, strict=True)
+    theirs = np.stack([expected_slice(name, *row) for row in rows])
+    assert_close(ours["blocks"]["kernel"], theirs, name, rtol=1e-6, atol=1e-7)
 
 
+# A turn needs the norm of the whole kernel, wherever its parts are.
+@pytest.mark.parametrize("name", ["scale_by_layer", "layer_weight_decay"])
 def test_jitted_update_moves_no_data_between_devices(name):
     mesh = make_mesh(AxisType.Auto)
     transformation = TRANSFORMATIONS[name](WIDE_LAYERS, WIDE_VALUES)
@@ -739,7 +767,8 @@ def test_reassigned_state_goes_on(name, other):
     fresh = successor.init(PARAMS)
     chex.assert_trees_all_equal_shapes_and_dtypes(mended, fresh)
     ours, _ = jax.jit(successor.update)(UPDATES, mended, PARAMS)
-    theirs, _ = chain.update(UPDATES, state, PARAMS)
+    # Constant multipliers: those of a fresh state.
+    theirs, _ = successor.update(UPDATES, (state[0], fresh[1]), PARAMS)
     assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
@@ -1044,3 +1073,423 @@ def test_a_lone_array_is_a_tree_too():
     scaling = optax_llr.scale_by_layer(layers, np.array([0.5]))
     ours, _ = scaling.update(jnp.ones(3), scaling.init(jnp.ones(3)))
     np.testing.assert_array_equal(ours, 0.5)
+
+
+# --- Those that wrap an optimizer ---------------------------------------------------
+# They hold the state of the optimizer, and trees as large as its parameters, in theirs.
+# Weights are drawn towards a goal, so that gradients change from step to step. What is
+# made twice is made once: to compile is what takes time here.
+
+
+@functools.cache
+def adapted(inner, layers):
+    rule = optax_llr.rules.curvature(0.5)
+    return optax_llr.adapt_layers(inner, rule, layers, relative=True)
+
+
+@functools.cache
+def monitored(inner, layers):
+    return optax_llr.monitor_layers(scaled_by_layer(inner, layers), layers, every=2)
+
+
+@functools.cache
+def reverting(inner, layers):
+    """Under way from the second step on."""
+    return optax_llr.revert_to_uniform(
+        scaled_by_layer(inner, layers), patience=2, steps=3
+    )
+
+
+def scaled_by_layer(inner, layers):
+    values = np.linspace(0.2, 3.0, len(layers), dtype=np.float32)
+    return optax.chain(inner, optax_llr.scale_by_layer(layers, values))
+
+
+WRAPPERS = {
+    "adapt_layers": adapted,
+    "monitor_layers": monitored,
+    "revert_to_uniform": reverting,
+}
+ADAM = optax.adam(0.1)
+WATCHED = {"value": np.nan}  # each of which is worse than the one before
+
+
+@pytest.fixture(params=WRAPPERS)
+def wrap(request):
+    return WRAPPERS[request.param]
+
+
+def towards(params, goal):
+    return jax.tree.map(lambda w, g: w - g, params, goal)
+
+
+def one_step(optimizer, params, state, goal=UPDATES):
+    """A step of training; what is not a wrapper of ours takes no value."""
+    update = optax.with_extra_args_support(optimizer).update
+    updates, state = update(towards(params, goal), state, params, **WATCHED)
+    return optax.apply_updates(params, updates), state
+
+
+@functools.cache
+def compiled_step(optimizer):
+    return jax.jit(functools.partial(one_step, optimizer))
+
+
+def trained(optimizer, steps=3, params=PARAMS, goal=UPDATES):
+    """Parameters and state after some jitted steps."""
+    state = optimizer.init(params)
+    for _ in range(steps):
+        params, state = compiled_step(optimizer)(params, state, goal)
+    return params, state
+
+
+def test_wrapper_under_jit_equals_eager(wrap):
+    optimizer = wrap(ADAM, LAYERS)
+    params, state = PARAMS, optimizer.init(PARAMS)
+    for _ in range(3):
+        params, state = one_step(optimizer, params, state)
+    assert_close((params, state), trained(optimizer), rtol=1e-5, atol=1e-6)
+
+
+def test_second_call_of_a_wrapper_does_not_recompile(wrap):
+    optimizer = wrap(ADAM, LAYERS)
+    step = jax.jit(functools.partial(one_step, optimizer))
+    carry = step(PARAMS, optimizer.init(PARAMS))
+    for _ in range(2):
+        carry = step(*carry)
+    assert step._cache_size() == 1
+
+
+def test_extra_arguments_reach_the_optimizer_inside(wrap):
+    seen = {}
+    optimizer = wrap(recorder(seen), LAYERS)
+    state = optimizer.init(PARAMS)
+    optimizer.update(UPDATES, state, PARAMS, value=1.5, grad_fn=None)
+    assert seen == {"value": 1.5, "grad_fn": None}
+
+
+HOLES = {
+    "None": lambda: None,
+    "MaskedNode": optax.MaskedNode,
+}
+
+
+def without_blocks(tree, hole):
+    return {**tree, "blocks": {"kernel": hole}}
+
+
+@pytest.mark.parametrize("hole", HOLES)
+def test_wrapper_of_a_part_leaves_the_rest_alone(wrap, hole):
+    """Under a mask it does what it does on a tree with holes."""
+    optimizer = wrap(ADAM, LAYERS)
+    mask = {"stem": True, "blocks": False, "head": True}
+    ours, state = trained(optax.masked(optimizer, mask))
+    holed = [without_blocks(tree, HOLES[hole]()) for tree in (PARAMS, UPDATES)]
+    theirs, alone = trained(optimizer, 3, *holed)
+    assert_close(jax.tree.leaves(state), jax.tree.leaves(alone))
+    for part in ("stem", "head"):
+        assert_close(ours[part], theirs[part])
+
+
+def test_gradient_that_is_missing_in_one_step_is_no_gradient_of_0(wrap):
+    """The blocks stand out the second step: None among the updates, not the params."""
+    optimizer = wrap(optax.sgd(0.1), LAYERS)
+    _, state = optimizer.update(UPDATES, optimizer.init(PARAMS), PARAMS, **WATCHED)
+    holed = without_blocks(UPDATES, None)
+    ours, state = optimizer.update(holed, state, PARAMS, **WATCHED)
+    assert ours["blocks"]["kernel"] is None
+    ours, _ = optimizer.update(UPDATES, state, PARAMS, **WATCHED)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(ours))
+
+
+def test_partition_gives_a_wrapper_its_part(wrap):
+    parts = {"a": wrap(ADAM, LAYERS), "b": optax.sgd(1.0)}
+    both = optax.partition(parts, {"stem": "a", "blocks": "a", "head": "b"})
+    ours, _ = trained(both, 1)
+    theirs, _ = trained(wrap(ADAM, LAYERS), 1)
+    assert_close(ours["blocks"], theirs["blocks"], rtol=1e-6, atol=1e-6)
+    assert_close(ours["head"], UPDATES["head"], rtol=1e-6, atol=1e-6)
+
+
+def test_multi_steps_around_a_wrapper_gives_it_the_accumulated_gradient(wrap):
+    optimizer = wrap(ADAM, LAYERS)
+    every = optax.MultiSteps(optimizer, 2)
+    state, update = every.init(PARAMS), jax.jit(every.update)
+    alone = optimizer.init(PARAMS)
+    for pair in [(tree(7), tree(8)), (tree(9), tree(10))]:
+        for gradients in pair:
+            ours, state = update(gradients, state, PARAMS, **WATCHED)
+        mean = optax.tree.scale(0.5, optax.tree.add(*pair))
+        theirs, alone = optimizer.update(mean, alone, PARAMS, **WATCHED)
+        assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert_close(state.inner_opt_state, alone, rtol=1e-5, atol=1e-6)
+
+
+def test_apply_if_finite_holds_the_whole_state_of_a_wrapper_back(wrap):
+    guarded = optax.apply_if_finite(wrap(optax.sgd(0.1), LAYERS), 3)
+    update = jax.jit(guarded.update)
+    _, before = update(UPDATES, guarded.init(PARAMS), PARAMS, **WATCHED)
+    poisoned = jax.tree.map(lambda u: u * jnp.nan, UPDATES)
+    ours, after = update(poisoned, before, PARAMS, **WATCHED)
+    assert not np.any(ours["stem"]["kernel"])
+    chex.assert_trees_all_equal(after.inner_state, before.inner_state)
+
+
+def test_injected_rate_of_the_optimizer_inside_can_be_set_from_outside(wrap):
+    inner = optax.inject_hyperparams(optax.sgd)(learning_rate=0.1)
+    optimizer = wrap(inner, LAYERS)
+    update = jax.jit(optimizer.update)
+    state = optimizer.init(PARAMS)
+    single, _ = update(UPDATES, state, PARAMS, **WATCHED)
+    faster = optax.tree.set(state, learning_rate=jnp.float32(0.3))
+    ours, _ = update(UPDATES, faster, PARAMS, **WATCHED)
+    assert_close(ours, optax.tree.scale(3.0, single), rtol=1e-6, atol=1e-7)
+    assert update._cache_size() == 1
+
+
+PARAM_LIKE = {"adapt_layers": 3, "monitor_layers": 4, "revert_to_uniform": 2}
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_map_params_finds_what_is_as_large_as_the_parameters(name):
+    """Both moments of Adam, and the trees that a wrapper remembers; nothing else."""
+    optimizer = WRAPPERS[name](ADAM, LAYERS)
+    paths = jax.tree_util.tree_map_with_path(lambda path, _: str(path), PARAMS)
+    found = optax.tree.map_params(
+        optimizer,
+        lambda _, path: path,
+        optimizer.init(PARAMS),
+        paths,
+        transform_non_params=lambda _: "other",
+    )
+    found = [leaf for leaf in jax.tree.leaves(found) if leaf != "other"]
+    assert sorted(found) == sorted(PARAM_LIKE[name] * jax.tree.leaves(paths))
+
+
+def test_tree_get_reaches_the_optimizer_inside_a_wrapper(wrap):
+    state = optax.chain(wrap(ADAM, LAYERS)).init(PARAMS)
+    chex.assert_trees_all_equal_shapes(optax.tree.get(state, "mu"), PARAMS)
+
+
+def test_vmap_over_states_of_a_wrapper(wrap):
+    optimizer = wrap(ADAM, LAYERS)
+    runs = [(PARAMS, UPDATES), (tree(7), tree(8))]
+
+    def stacked(*trees):
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+    params, goals = (stacked(*trees) for trees in zip(*runs, strict=True))
+    step = jax.jit(jax.vmap(functools.partial(one_step, optimizer)))
+    carry = params, jax.vmap(optimizer.init)(params)
+    for _ in range(3):
+        carry = step(*carry, goals)
+    alone = [trained(optimizer, 3, *run) for run in runs]
+    assert_close(carry, stacked(*alone), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["init outside", "init inside"])
+def test_scan_over_a_wrapper_equals_a_loop(wrap, inside):
+    optimizer = wrap(ADAM, LAYERS)
+
+    def body(carry, _):
+        return one_step(optimizer, *carry), None
+
+    @jax.jit
+    def run(state):
+        state = optimizer.init(PARAMS) if inside else state
+        return lax.scan(body, (PARAMS, state), length=3)[0]
+
+    ours = run(optimizer.init(PARAMS))
+    assert_close(ours, trained(optimizer), rtol=1e-5, atol=1e-6)
+
+
+def test_cond_takes_a_step_of_a_wrapper_or_none(wrap):
+    optimizer = wrap(ADAM, LAYERS)
+
+    @jax.jit
+    def maybe(take, *carry):
+        return lax.cond(take, lambda c: one_step(optimizer, *c), lambda c: c, carry)
+
+    once = maybe(True, PARAMS, optimizer.init(PARAMS))
+    assert_close(once, trained(optimizer, 1), rtol=1e-6, atol=1e-7)
+    chex.assert_trees_all_equal(maybe(False, *once), once)
+
+
+def test_shapes_of_a_wrapper_state_need_no_values_and_stay(wrap):
+    optimizer = wrap(ADAM, LAYERS)
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), PARAMS
+    )
+    abstract = jax.eval_shape(optimizer.init, shapes)
+    _, state = trained(optimizer, 1)
+    chex.assert_trees_all_equal_shapes_and_dtypes(abstract, state)
+
+
+def test_wrapper_state_can_be_donated_and_takes_nothing_with_it(wrap):
+    """Neither the parameters, nor gradients and updates of an eager step."""
+    optimizer = wrap(optax.identity(), LAYERS)
+    params, gradients = tree(0), tree(1)
+    state = optimizer.init(params)
+    updates, state = optimizer.update(gradients, state, params, **WATCHED)
+
+    def body(state, _):
+        return optimizer.update(UPDATES, state, PARAMS, **WATCHED)[1], None
+
+    steps = jax.jit(lambda s: lax.scan(body, s, length=2)[0], donate_argnums=0)
+    for _ in range(2):
+        state = steps(state)
+    kept = jax.tree.leaves((params, gradients, updates, optimizer.init(params)))
+    assert not any(leaf.is_deleted() for leaf in kept)
+
+
+def test_wrapper_keeps_dtypes_of_updates_and_state(wrap):
+    dtypes = {"stem": jnp.bfloat16, "blocks": jnp.complex64, "head": jnp.float16}
+    params, goal = (
+        {part: tree(seed, dtype)[part] for part, dtype in dtypes.items()}
+        for seed in (2, 3)
+    )
+    optimizer = wrap(optax.sgd(0.1, momentum=0.9), LAYERS)
+    ours, state = trained(optimizer, 2, params, goal)
+    chex.assert_trees_all_equal_shapes_and_dtypes(
+        (ours, state), (params, optimizer.init(params))
+    )
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(ours))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [AxisType.Auto, pytest.param(AxisType.Explicit, marks=pytest.mark.slow)],
+    ids=str,
+)
+def test_sharded_wrapper_trains_as_one_device_does(wrap, kind):
+    mesh = make_mesh(kind)
+    optimizer = wrap(ADAM, WIDE_LAYERS)
+    with jax.set_mesh(mesh):
+        trees = sharded(mesh), sharded(mesh, seed=6)
+        ours, state = trained(optimizer, 3, *trees)
+    jax.tree.map(
+        lambda u, s: u.sharding.is_equivalent_to(s, u.ndim) or pytest.fail(str(u)),
+        ours,
+        shardings_of(mesh),
+    )
+    theirs = trained(optimizer, 3, *jax.device_get(trees))
+    assert_close(jax.device_get((ours, state)), theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_restored_wrapper_goes_on_to_the_same_last_bit(tmp_path, wrap):
+    import orbax.checkpoint as ocp
+
+    optimizer = wrap(ADAM, LAYERS)
+    params, state = trained(optimizer)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "state", state)
+        checkpointer.wait_until_finished()
+        target = jax.eval_shape(optimizer.init, PARAMS)
+        restored = checkpointer.restore(tmp_path / "state", target)
+    chex.assert_trees_all_equal(restored, state)
+    step = compiled_step(optimizer)
+    chex.assert_trees_all_equal(
+        step(params, restored, UPDATES), step(params, state, UPDATES)
+    )
+
+
+def test_wrapper_refuses_leaves_that_its_layers_do_not_know(wrap):
+    optimizer = wrap(ADAM, LAYERS)
+    with pytest.raises(ValueError, match="'neck/kernel' is in none of the layers"):
+        optimizer.init({**PARAMS, "neck": {"kernel": jnp.ones(2)}})
+    with pytest.raises(ValueError, match="with 3 slices"):
+        optimizer.init({**PARAMS, "blocks": {"kernel": jnp.ones((4, 4, 4))}})
+
+
+def test_wrapper_refuses_a_state_that_is_not_its_own(wrap):
+    optimizer = wrap(ADAM, LAYERS)
+    with pytest.raises(ValueError, match=r"expected an? \w+State, as `init` returns"):
+        optimizer.update(UPDATES, ADAM.init(PARAMS), PARAMS, **WATCHED)
+
+
+@pytest.mark.parametrize("name", ["adapt_layers", "monitor_layers"])
+def test_wrapper_asks_for_the_parameters(name):
+    optimizer = WRAPPERS[name](ADAM, LAYERS)
+    with pytest.raises(ValueError, match=f"{name} needs the parameters"):
+        optimizer.update(UPDATES, optimizer.init(PARAMS))
+
+
+# Each of them trains a model from above for three steps, as a plain loop does.
+
+
+def plainly(loss, optimizer, params):
+    @jax.jit
+    def step(params, state):
+        gradients = jax.grad(loss)(params)
+        updates, state = optimizer.update(gradients, state, params, **WATCHED)
+        return optax.apply_updates(params, updates), state
+
+    state = optimizer.init(params)
+    for _ in range(3):
+        params, state = step(params, state)
+    return params
+
+
+def test_adapted_layers_in_a_linen_train_state():
+    from flax.training.train_state import TrainState
+
+    model, variables = linen_model()
+    params = variables["params"]
+    optimizer = adapted(ADAM, optax_llr.match_layers(params, NET_RULES))
+
+    def loss(params):
+        return jnp.mean((model.apply({"params": params}, INPUT) - 1) ** 2)
+
+    state = TrainState.create(apply_fn=model.apply, params=params, tx=optimizer)
+    step = jax.jit(lambda s: s.apply_gradients(grads=jax.grad(loss)(s.params)))
+    for _ in range(3):
+        state = step(state)
+    assert_close(state.params, plainly(loss, optimizer, params), rtol=1e-5, atol=1e-6)
+
+
+def test_wrapper_in_an_nnx_optimizer(wrap):
+    from flax import nnx
+
+    graph, params = nnx.split(nnx_model(), nnx.Param)
+    optimizer = wrap(ADAM, optax_llr.match_layers(params, NET_RULES))
+
+    def loss(model):
+        return jnp.mean((model(INPUT) - 1.0) ** 2)
+
+    @nnx.jit
+    def step(model, boxed):
+        boxed.update(model, nnx.grad(loss)(model), **WATCHED)
+
+    model = nnx_model()
+    boxed = nnx.Optimizer(model, optimizer, wrt=nnx.Param)
+    for _ in range(3):
+        step(model, boxed)
+    theirs = plainly(lambda p: loss(nnx.merge(graph, p)), optimizer, params)
+    ours = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    assert_close(ours, nnx.to_pure_dict(theirs), rtol=1e-5, atol=1e-6)
+
+
+def test_adapted_layers_in_an_equinox_loop():
+    import equinox as eqx
+
+    model = eqx.nn.MLP(3, 2, 4, 1, key=jax.random.key(0))
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+    rules = [(r".*layers/0/.*", "first"), (r".*layers/1/.*", "second")]
+    optimizer = adapted(ADAM, optax_llr.match_layers(params, rules))
+
+    def loss(model):
+        return jnp.mean((jax.vmap(model)(INPUT) - 1.0) ** 2)
+
+    @eqx.filter_jit
+    def step(model, state):
+        gradients = eqx.filter_grad(loss)(model)
+        weights = eqx.filter(model, eqx.is_inexact_array)
+        updates, state = optimizer.update(gradients, state, weights)
+        return eqx.apply_updates(model, updates), state
+
+    state = optimizer.init(params)
+    for _ in range(3):
+        model, state = step(model, state)
+    theirs = plainly(lambda p: loss(eqx.combine(p, static)), optimizer, params)
+    ours = eqx.filter(model, eqx.is_inexact_array)
+    assert_close(ours, theirs, rtol=1e-5, atol=1e-6)

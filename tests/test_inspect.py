@@ -39,6 +39,8 @@ WRAPPED = {
     "partition": optax.partition(
         {"a": scaling, "b": optax.sgd(0.1)}, {"stem": "a", "blocks": "a", "head": "b"}
     ),
+    "monitor_layers": optax_llr.monitor_layers(scaling, LAYERS),
+    "revert_to_uniform": optax_llr.revert_to_uniform(scaling, patience=9, steps=1),
 }
 
 
@@ -47,10 +49,52 @@ def test_multipliers_are_those_of_the_last_step_through(wrapper):
     optimizer = WRAPPED[wrapper]
     state = optimizer.init(PARAMS)
     assert layer_multipliers(state, LAYERS) == named(schedule(0))
+    update = jax.jit(optax.with_extra_args_support(optimizer).update)
+    for count in range(3):
+        _, state = update(PARAMS, state, PARAMS, value=1.0)
+        assert layer_multipliers(state, LAYERS) == named(schedule(count))
+
+
+def followed(step, count):
+    del step
+    return schedule(count), count + 1
+
+
+FOLLOWING = optax_llr.Rule(lambda layers, params: jnp.int32(0), followed)
+ADAPTED = optax_llr.adapt_layers(optax.sgd(0.1), FOLLOWING, LAYERS, bounds=(0, 9))
+MEASURED = {
+    "bare": ADAPTED,
+    "masked, in a chain": optax.chain(optax.masked(ADAPTED, True)),
+    "MultiSteps": optax.MultiSteps(ADAPTED, 1).gradient_transformation(),
+    "monitor_layers": optax_llr.monitor_layers(ADAPTED, LAYERS),
+    "revert_to_uniform": optax_llr.revert_to_uniform(ADAPTED, patience=9, steps=1),
+}
+
+
+@pytest.mark.parametrize("wrapper", MEASURED)
+def test_measured_multipliers_are_1_and_then_those_of_the_last_step(wrapper):
+    optimizer = optax.with_extra_args_support(MEASURED[wrapper])
+    state = optimizer.init(PARAMS)
+    assert layer_multipliers(state, LAYERS) == named(np.ones(4))
     update = jax.jit(optimizer.update)
     for count in range(3):
-        _, state = update(PARAMS, state, PARAMS)
+        _, state = update(PARAMS, state, PARAMS, value=1.0)
         assert layer_multipliers(state, LAYERS) == named(schedule(count))
+
+
+def test_multipliers_on_their_way_back_are_those_that_the_step_used():
+    optimizer = optax_llr.revert_to_uniform(ADAPTED, patience=1, steps=2)
+    state = optimizer.init(PARAMS)
+    for count, share in enumerate([0.0, 0.5, 1.0]):
+        _, state = optimizer.update(PARAMS, state, PARAMS, value=float(count))
+        meant = (1 - share) * schedule(count) + share
+        assert layer_multipliers(state, LAYERS) == named(meant)
+
+
+def test_rotations_are_not_taken_for_multipliers():
+    turning = optax_llr.layca(LAYERS, LAST)
+    state = optax.chain(turning, scaling).init(PARAMS)
+    assert layer_multipliers(state, LAYERS) == named(FIRST)
 
 
 def test_multipliers_are_numbers_that_json_knows():
