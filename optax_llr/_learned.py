@@ -11,7 +11,7 @@ import optax
 from ._adapt import LayerStep, Rule
 from ._check import Number, check_numbers, require
 from ._layers import Layers, PyTree
-from ._reduce import layer_cosine, layer_norm, layer_sum, remembered
+from ._reduce import layer_cosine, layer_norm, layer_sum, layers_in, remembered
 
 FEATURES = 5
 HIDDEN = 16
@@ -111,25 +111,30 @@ def learned(total_steps: Number, rate: Number = 1e-3, key: jax.Array | int = 0) 
     def update(step: LayerStep, state: LearnedState) -> tuple[jax.Array, LearnedState]:
         slope = layer_sum(step.layers, jnp.multiply, step.gradients, state.previous)
         # All layers share the network: one that is no number must not spoil it.
-        slope = jnp.where(jnp.isfinite(slope), slope, 0)
+        known = jnp.isfinite(state.features).all(axis=1)
+        known &= layers_in(step.layers, step.gradients)
+        slope = jnp.where(known & jnp.isfinite(slope), slope, 0)
         steepest = jnp.abs(slope).max()
         slope = slope / jnp.where(steepest > 0, steepest, 1)
+        features = jnp.where(known[:, None], state.features, 0)
 
         def last_multipliers(network: Network) -> jax.Array:
-            multipliers = _multipliers(network, state.features)
+            multipliers = _multipliers(network, features)
+            if not step.relative:
+                return multipliers
             # Else a step that all layers like would only raise what is divided out.
-            return multipliers / multipliers.mean() if step.relative else multipliers
+            return multipliers / multipliers.mean(where=known)
 
         _, pull = jax.vjp(last_multipliers, state.network)
         changes, optimizer = descent.update(pull(slope)[0], state.optimizer)
         network = cast(Network, optax.apply_updates(state.network, changes))
         time = jnp.asarray(state.count / total_steps, jnp.float32)
-        features = _features(step, state.previous, time)
-        return _multipliers(network, features), LearnedState(
+        seen = _features(step, state.previous, time)
+        return _multipliers(network, seen), LearnedState(
             count=cast(jax.Array, optax.safe_increment(state.count)),
             network=network,
             optimizer=optimizer,
-            features=jnp.where(jnp.isfinite(features), features, 0),
+            features=seen,
             previous=remembered(state.previous, step.updates),
         )
 

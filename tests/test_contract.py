@@ -16,7 +16,6 @@ from hypothesis.extra import numpy as hnp
 from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from test_rotation import rotated
 
 import optax_llr
 
@@ -91,7 +90,7 @@ def expected_slice(name, value, update, param):
     if name == "scale_by_layer":
         return reference.scaled(value, update)
     if name == "layca":
-        return rotated(value, update, param).astype(update.dtype)
+        return reference.rotated(value, update, param).astype(update.dtype)
     return reference.decayed(np.float32(RATE) * value, update, param)
 
 
@@ -310,7 +309,7 @@ def test_float64_stays_float64_and_is_multiplied_in_float64(name):
     theirs = {
         "scale_by_layer": update / 3,
         "layer_weight_decay": update + RATE / 3 * weight,
-        "layca": rotated(1 / 3, update, weight),
+        "layca": reference.rotated(1 / 3, update, weight),
     }
     assert ours["stem"]["kernel"].dtype == np.float64
     atol = 1e-9 * ROUNDING.get(name, 0.0)

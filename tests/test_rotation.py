@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from reference import rotated
 
 import optax_llr
 from optax_llr import layca, layer_rotation
@@ -35,24 +36,6 @@ PARAMS = tree(0)
 LAYERS = optax_llr.match_layers(PARAMS, RULES)
 RATES = np.array([PAPER, 0.5, 0.0, 2.0, 0.1], np.float32)
 schedule = optax.linear_schedule(RATES, RATES[::-1], 100)
-
-
-def rotated(rate, update, weight):
-    """The update of one whole kernel, as the docstring of `layca` has it."""
-    wide = np.complex128 if jnp.iscomplexobj(weight) else np.float64
-    weight, step = np.asarray(weight, wide), -np.asarray(update, wide)
-    if rate == 0:
-        return np.zeros_like(weight)
-    if weight.ndim < 2:
-        return -rate * step
-    length = np.linalg.norm(weight)
-    if length == 0:
-        return np.zeros_like(weight)
-    across = step - np.vdot(weight, step).real / length**2 * weight
-    if np.linalg.norm(across) <= 1e-6 * np.linalg.norm(step):
-        return np.zeros_like(weight)
-    turned = weight - rate * length / np.linalg.norm(across) * across
-    return length / np.linalg.norm(turned) * turned - weight
 
 
 def rotated_tree(rates, updates, params):
