@@ -53,6 +53,8 @@ from optax_llr import AdaptLayersState, Layers, Rule
 from .config import Config
 
 Chain = optax.GradientTransformationExtraArgs
+ROTATION = 0.25
+"""Of the global rate. At the whole of it nets without norms died in trial runs."""
 Make = Callable[[Any], Chain]
 """Makes an optimizer of a global rate."""
 
@@ -76,9 +78,9 @@ def scheduled(make: Make, told: Told, config: Config, layers: Layers) -> Chain:
 
 
 def rotating(make: Make, told: Told, config: Config, layers: Layers) -> Chain:
-    """Layca: kernels turn by the angle of the global rate times the multiplier."""
+    """Layca: kernels turn by a share of the global rate, times the multiplier."""
     del config
-    turn = optax_llr.layca(layers, told.rate * told.multipliers)
+    turn = optax_llr.layca(layers, ROTATION * told.rate * told.multipliers)
     return optax.chain(make(1.0), turn)
 
 

@@ -5,6 +5,8 @@ from ._adapt import AdaptLayersState as AdaptLayersState
 from ._adapt import LayerStep as LayerStep
 from ._adapt import Rule as Rule
 from ._adapt import adapt_layers as adapt_layers
+from ._freeze import Phase as Phase
+from ._freeze import freeze_phases as freeze_phases
 from ._inspect import layer_multipliers as layer_multipliers
 from ._inspect import layer_table as layer_table
 from ._layers import Layers as Layers

@@ -328,7 +328,7 @@ def test_muon_takes_the_kernels_of_hidden_layers_and_nothing_else(model, hidden)
     assert list(flat(momentum)) == [f"{path}/kernel/value" for path in hidden]
 
 
-def test_layca_turns_kernels_by_the_rate_times_the_multiplier():
+def test_layca_turns_kernels_by_a_share_of_the_rate_times_the_multiplier():
     optimizer = optimizers.optimizer(CONFIG, LAYERS, optimizers.rotating)
     multipliers = np.array([0.5, 0.0, 2.0, 1.0], np.float32)
     told = {"rate": np.float32(0.1), "multipliers": multipliers}
@@ -342,7 +342,7 @@ def test_layca_turns_kernels_by_the_rate_times_the_multiplier():
             dot = (before * after[path]).sum(dtype=float)
             norms = [np.linalg.norm(w.astype(float)) for w in (before, after[path])]
             assert np.arccos(dot / np.prod(norms)) == pytest.approx(
-                np.arctan(0.1 * m), abs=1e-3
+                np.arctan(optimizers.ROTATION * 0.1 * m), abs=1e-3
             )
             assert norms[0] == pytest.approx(norms[1], rel=1e-5)
 

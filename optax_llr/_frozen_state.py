@@ -1,0 +1,128 @@
+"""An optimizer's state in parts: what is frozen apart from what trains.
+
+Which arrays of a state belong to which parameter, Optax itself knows
+(`optax.tree.map_params`). A `count` that stands beside such arrays, as that of Adam,
+corrects the bias of moments and is the layer's own; any other, as that of a schedule,
+counts the steps of the run.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.tree_util import GetAttrKey, tree_flatten_with_path, tree_leaves_with_path
+
+from ._layers import PyTree, leaves_by_path, path_of
+
+Mask = bool | np.ndarray
+"""Whether a leaf is frozen; of a leaf that is in part, each slice of axis 0 (n,)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Of:
+    """In place of an array: which parameter it belongs to."""
+
+    keys: tuple[Any, ...]
+
+
+class Split:
+    """The arrays of a state, and what each of them is.
+
+    Attributes:
+        leaves: the arrays.
+        path: for each the path of its parameter, None for one of the whole optimizer.
+        own: for each whether it is a count of a layer's own.
+    """
+
+    def __init__(
+        self, inner: optax.GradientTransformation, state: PyTree, params: PyTree
+    ):
+        """Looks through the state of an optimizer for these parameters."""
+        self.leaves, self._treedef = jax.tree.flatten(state, is_leaf=is_masked)
+        keys = [keys for keys, _ in tree_leaves_with_path(params)]
+        marks = jax.tree.unflatten(jax.tree.structure(params), map(_Of, keys))
+        marked = optax.tree.map_params(
+            inner,
+            lambda leaf, mark: leaf if is_masked(leaf) else mark,
+            state,
+            marks,
+            transform_non_params=lambda leaf: leaf,
+            is_leaf=is_masked,
+        )
+        found, _ = tree_flatten_with_path(marked, is_leaf=is_masked)
+        self.path = [
+            path_of(mark.keys) if isinstance(mark, _Of) else None for _, mark in found
+        ]
+        owners = {
+            field[:-1]
+            for keys, mark in found
+            if isinstance(mark, _Of)
+            and (field := keys[: len(keys) - len(mark.keys)])
+            and isinstance(field[-1], GetAttrKey)
+        }
+        self.own = [
+            keys[-1:] == (GetAttrKey("count"),) and keys[:-1] in owners
+            for keys, _ in found
+        ]
+
+    def with_leaves(self, leaves: list[Any]) -> PyTree:
+        """A state of the same structure with other arrays."""
+        return jax.tree.unflatten(self._treedef, leaves)
+
+    def without(self, masks: Mapping[str, Mask], pause: int) -> PyTree:
+        """The state without what is frozen, its own counts less by a pause."""
+        leaves = [
+            optax.MaskedNode()
+            if path is not None and masks[path] is True
+            else leaf - pause
+            if own
+            else leaf
+            for leaf, path, own in zip(self.leaves, self.path, self.own, strict=True)
+        ]
+        return self.with_leaves(leaves)
+
+    def after(self, state: PyTree, pause: int) -> list[Any]:
+        """The arrays of a state that `without` became, its own counts the run's."""
+        leaves, treedef = jax.tree.flatten(state, is_leaf=is_masked)
+        if treedef != self._treedef:
+            raise ValueError(
+                "Phase.freeze: expected an optimizer whose update returns a state of "
+                f"the structure it was given, {self._treedef}; got {treedef}"
+            )
+        return [
+            leaf + pause if own else leaf
+            for leaf, own in zip(leaves, self.own, strict=True)
+        ]
+
+
+def is_masked(node: Any) -> bool:
+    """Whether it stands for a parameter that is not there."""
+    return isinstance(node, optax.MaskedNode)
+
+
+def masked(tree: PyTree, masks: Mapping[str, Mask]) -> PyTree:
+    """The tree without what is frozen; frozen slices of a leaf are 0."""
+    leaves = [_masked(leaf, masks[path]) for path, leaf in leaves_by_path(tree).items()]
+    return jax.tree.unflatten(jax.tree.structure(tree), leaves)
+
+
+def choose(frozen: Mask, old: jax.Array, new: jax.Array) -> jax.Array:
+    """The old where it is frozen, else the new."""
+    if isinstance(frozen, np.ndarray):
+        return jnp.where(along_axis_0(frozen, new), old, new)
+    return old if frozen else new
+
+
+def along_axis_0(values: np.ndarray, leaf: jax.Array) -> np.ndarray:
+    """Values of slices, to be broadcast against the leaf."""
+    return values.reshape((-1,) + (1,) * (jnp.ndim(leaf) - 1))
+
+
+def _masked(leaf: jax.Array, frozen: Mask) -> Any:
+    if isinstance(frozen, np.ndarray):
+        return jnp.where(along_axis_0(frozen, leaf), jnp.zeros_like(leaf), leaf)
+    return optax.MaskedNode() if frozen else leaf
