@@ -94,12 +94,12 @@ def plain_convolutions() -> Generator[None]:
 def bare(trainer: Any, settings: config.Config) -> float:
     """The compiled step, called as often as a run has steps."""
     tables = jax.device_put(train.policy_tables(POLICY, settings, trainer.layers))
-    compiled = trainer._compiled(POLICY.layering)
-    state = compiled.initial(jax.random.key(0))
+    state = trainer._compiled(POLICY.layering).initial(jax.random.key(0))
+    step = trainer._stages(POLICY)[0].stepping.step
     jax.block_until_ready((state, tables))
     began = time.perf_counter()
     for _ in range(settings.total_steps):
-        state = compiled.step(state, trainer._train, tables)
+        state = step(state, trainer._train, tables)
     jax.block_until_ready(state)
     return BATCH * settings.total_steps / (time.perf_counter() - began)
 

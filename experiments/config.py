@@ -152,6 +152,9 @@ class Config:
     """Evaluations on the validation images a run, evenly spread and at the end."""
     marks: tuple[float, ...] = (0.3, 0.35, 0.4, 0.45)
     """Validation accuracies; reported is the step at which a run first reaches each."""
+    shortest_phase: float = 0.04
+    """Least length, as a share of the run, of a phase in which the same layers are
+    frozen. Each phase is compiled; of shorter ones, frozen layers are computed."""
     checkpoint_seconds: float = 60.0
     """Seconds of training between two checkpoints."""
     tensorboard: bool = False
@@ -307,6 +310,7 @@ def validate(config: Config) -> None:
             f"between 0 and {IMAGE_SIDE} pixels",
         ),
         (config.evaluations >= 1, "evaluations", "at least 1"),
+        (0 < config.shortest_phase <= 1, "shortest_phase", "above 0 and at most 1"),
         (
             0 <= config.checkpoint_seconds < math.inf,
             "checkpoint_seconds",

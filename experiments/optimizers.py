@@ -12,6 +12,7 @@ following  0 in place of that λ     m (u − η λ w)     stands still
 ignoring   0 in place of that λ     m u − η λ w       decays
 =========  =======================  ================  ==================
 
+(In a phase of frozen layers such a layer stands still under all three.)
 All weights decay alike: kernels, biases, and what norms learn. With momentum β:
 
 ========  ======================================================================

@@ -247,8 +247,8 @@ POLICIES = {
             name="freezeout",
             summary="Each layer follows a cosine to 0 of its own; the first is frozen "
             "from 51 % of the run on, the last never.",
-            expectation="As good as uniform or slightly worse; what it can save is the "
-            "time for gradients of frozen layers, which this loop still computes.",
+            expectation="As good as uniform or slightly worse, in less time: the "
+            "gradients of frozen layers are not computed.",
             source="Brock et al., FreezeOut, arXiv:1706.04983",
             multipliers=_freezeout,
             schedule="constant",

@@ -2,8 +2,9 @@
 
 What differs between their runs is data to that step: the weights, the random key, and
 two tables with the global rate and the multipliers of every step. So the step is traced
-and compiled once for all schedules, and once for each rule. Runs of one seed start from
-the same weights and see the same images in the same order, augmented alike.
+and compiled once for all schedules, once for each rule, and once for each phase in
+which other layers are frozen. Runs of one seed start from the same weights and see the
+same images in the same order, augmented alike.
 """
 
 from typing import Any, NamedTuple, cast
@@ -15,6 +16,7 @@ import optax
 from flax import nnx
 
 import optax_llr
+from optax_llr import Phase
 
 from .augment import augment, normalise
 from .config import Config
@@ -114,17 +116,20 @@ class Program:
             diverged=jnp.int32(-1),
         )
 
-    def step(self, state: TrainState, data: Images, tables: Tables) -> TrainState:
-        """One optimizer step on the next batch."""
+    def step(
+        self, state: TrainState, data: Images, tables: Tables, phase: Phase
+    ) -> TrainState:
+        """One optimizer step on the next batch; frozen layers are only run forward."""
         order, images, labels = self._next_batch(state, data)
         (loss, (correct, statistics)), gradients = jax.value_and_grad(
-            self._loss, has_aux=True
+            phase.stopped(self._loss), has_aux=True
         )(state.params, state.statistics, images, labels)
+        statistics = phase.held(statistics, state.statistics)
         told = {
             "rate": tables.rate[state.step],
             "multipliers": tables.multipliers[state.step],
         }
-        updates, opt_state = self._optimizer.update(
+        updates, opt_state = phase.freeze(self._optimizer).update(
             gradients, state.opt_state._replace(hyperparams=told), state.params
         )
         params = cast(Weights, optax.apply_updates(state.params, updates))
@@ -144,11 +149,16 @@ class Program:
         )
 
     def steps(
-        self, state: TrainState, data: Images, tables: Tables, length: int
+        self,
+        state: TrainState,
+        data: Images,
+        tables: Tables,
+        phase: Phase,
+        length: int,
     ) -> TrainState:
         """Several steps in one call."""
         return jax.lax.scan(
-            lambda state, _: (self.step(state, data, tables), None),
+            lambda state, _: (self.step(state, data, tables, phase), None),
             state,
             length=length,
         )[0]

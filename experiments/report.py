@@ -42,10 +42,10 @@ layers: they share out the global rate.</p>
 <p>Each policy is compared with a <em>control</em> that treats all layers alike:
 <em>uniform</em>, 1 everywhere and always, or, for a policy that anneals by itself,
 uniform rates under the annealing most like its own, or else annealing would be mistaken
-for what layer rates do. (For layers that rotate at unequal rates it is
-<em>layca</em>, all at one.) The comparison is <em>paired</em>: under one seed all policies
-start from the same weights and see the same images in the same order, so that the luck
-they share drops out of the difference.</p>
+for what layer rates do. (For layers that rotate at unequal rates it is <em>layca</em>,
+all at one.) The comparison is <em>paired</em>: under one seed all policies start from
+the same weights and see the same images in the same order, so that the luck they share
+drops out of the difference.</p>
 <p>No learning rate was tuned, neither for a control nor for a policy: all of them ran
 at the configured global rate. A policy may differ from its control for no other reason
 than that its multipliers suit that rate better or worse.</p>

@@ -66,6 +66,8 @@ class TensorBoard:
 
     def _curves(self, event: Mapping[str, Any]) -> dict[str, float | None]:
         kind = event["kind"]
+        if kind == "phase":
+            return {"phase/predicted": event["predicted"]}
         if kind == "end":
             return {
                 "test/loss": event["test_loss"],

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -10,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optax_llr import Layers
+import optax_llr
+from optax_llr import Layers, Phase
 
 from . import cache, checkpoint
 from .cifar import DataError, Split
@@ -49,7 +51,8 @@ class Trainer:
     """Trains one model on one data set, under any policy and seed.
 
     Made once a study: puts the data on the device and reads the layers off the model.
-    Compiles once for all policies that are schedules, and once for each rule.
+    Compiles once for all policies that are schedules, once for each rule, and once for
+    each phase in which other layers are frozen.
 
     Attributes:
         layers: the layers of the model, in forward order.
@@ -69,9 +72,12 @@ class Trainer:
         self._dataset = dataset
         self.layers = Program(config, dataset).layers
         self._compiled = functools.cache(self._compile)
+        self._stepping = functools.cache(self._compile_steps)
+        self._stages = functools.cache(self._plan)
 
     def like(self, policy: Policy) -> TrainState:
         """The shapes of the state of a run; compiles what the run will need."""
+        self._stages(policy)
         return self._compiled(policy.layering).like
 
     def run(self, policy: Policy, seed: int, journal: Journal) -> Event:
@@ -97,6 +103,7 @@ class Trainer:
             seed,
             config.batch_size,
             compiled,
+            self._stages(policy),
             state,
             int(state.step),
             seconds,
@@ -153,20 +160,29 @@ class Trainer:
     ) -> None:
         """Steps until so many are done; on the way, checkpoints where they are due."""
         began = time.perf_counter()
+
+        def pause() -> None:
+            jax.block_until_ready(run.state)
+            run.seconds += time.perf_counter() - began
+
         while run.step < until:
-            if until - run.step >= run.compiled.steps_per_call:
-                run.state = run.compiled.steps(run.state, self._train, tables)
-                run.step += run.compiled.steps_per_call
+            stage = run.stage
+            if run.step == stage.phase.start and len(run.stages) > 1:
+                pause()
+                journal.write(run.event("phase", **stage.about))
+                began = time.perf_counter()
+            room = min(until, stage.phase.stop) - run.step
+            if room >= stage.stepping.steps_per_call:
+                run.state = stage.stepping.steps(run.state, self._train, tables)
+                run.step += stage.stepping.steps_per_call
             else:
-                run.state = run.compiled.step(run.state, self._train, tables)
+                run.state = stage.stepping.step(run.state, self._train, tables)
                 run.step += 1
             if run.step < until and journal.due():
-                jax.block_until_ready(run.state)
-                run.seconds += time.perf_counter() - began
+                pause()
                 journal.save(run.step, run.state, run.seconds)
                 began = time.perf_counter()
-        jax.block_until_ready(run.state)
-        run.seconds += time.perf_counter() - began
+        pause()
 
     def _evaluate(self, run: "_Run", batches: list[Images]) -> tuple[float, float]:
         """Mean loss and accuracy over all images of a split."""
@@ -175,30 +191,60 @@ class Trainer:
         loss, correct, images = np.sum(jax.device_get(totals), axis=0, dtype=float)
         return float(loss / images), float(correct / images)
 
+    def _plan(self, policy: Policy) -> "list[_Stage]":
+        """The phases of a run, compiled."""
+        total = self._config.total_steps
+        multipliers = policy_tables(policy, self._config, self.layers).multipliers
+        shortest = max(1, round(self._config.shortest_phase * total))
+        phases = optax_llr.freeze_phases(
+            self.layers, optax_llr.table(multipliers), total, shortest
+        )
+        layers = len(self.layers)
+        whole = Phase(self.layers, 0, 1, (False,) * layers, (0,) * layers)
+        stages: list[_Stage] = []
+        for phase in phases:
+            key = dataclasses.replace(phase, start=0, stop=1)
+            stepping = self._stepping(policy.layering, key)
+            predicted = stepping.work / self._stepping(policy.layering, whole).work
+            about = {"frozen": phase.names, "predicted": predicted}
+            stages.append(_Stage(phase, stepping, about))
+        return stages
+
     def _compile(self, layering: Layering) -> "_Compiled":
         """Compiles ahead of the first run, so that no run's time includes it."""
         program = Program(self._config, self._dataset, layering)
         key = jax.random.key(0)
         state = jax.eval_shape(program.initial, key)
-        total, layers = self._config.total_steps, len(program.layers)
+        score = _jit(program.score)
+        return _Compiled(
+            program=program,
+            like=state,
+            initial=jax.jit(program.initial).lower(key).compile(),
+            score=score.lower(*evaluated(state), self._test[0]).compile(),
+        )
+
+    def _compile_steps(self, layering: Layering, phase: Phase) -> "_Stepping":
+        """The steps of a phase; of it only counts what is frozen and was paused."""
+        compiled = self._compiled(layering)
+        total, layers = self._config.total_steps, len(self.layers)
         tables = jax.eval_shape(
             lambda: Tables(jnp.zeros(total), jnp.zeros((total, layers)))
         )
-        jit = functools.partial(jax.jit, compiler_options=compiler_options())
-        step = jit(program.step, donate_argnums=0)
-        steps = jit(program.steps, donate_argnums=0, static_argnums=3)
+        given = compiled.like, self._train, tables, phase
         at_once = steps_per_call(self._config.record_every)
-        one = step.lower(state, self._train, tables).compile()
-        return _Compiled(
-            like=state,
-            initial=jax.jit(program.initial).lower(key).compile(),
+        step = _jit(compiled.program.step, donate_argnums=0, static_argnums=3)
+        one = step.lower(*given).compile()
+        steps = _jit(compiled.program.steps, donate_argnums=0, static_argnums=(3, 4))
+        return _Stepping(
             step=one,
-            steps=one
-            if at_once == 1
-            else steps.lower(state, self._train, tables, at_once).compile(),
+            steps=one if at_once == 1 else steps.lower(*given, at_once).compile(),
             steps_per_call=at_once,
-            score=jit(program.score).lower(*evaluated(state), self._test[0]).compile(),
+            work=(one.cost_analysis() or {}).get("flops", math.nan),
         )
+
+
+def _jit(function: Callable[..., Any], **options: Any) -> Any:
+    return jax.jit(function, compiler_options=compiler_options(), **options)
 
 
 def steps_per_call(most: int) -> int:
@@ -234,14 +280,29 @@ def use_compilation_cache() -> None:
 
 
 class _Compiled(NamedTuple):
-    """A program, compiled."""
+    """The program of a layering, and what of it is compiled once."""
 
+    program: Program
     like: TrainState  # of shapes
     initial: Callable[[jax.Array], TrainState]
+    score: Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
+
+
+class _Stepping(NamedTuple):
+    """The steps of a phase, compiled."""
+
     step: Callable[[TrainState, Images, Tables], TrainState]
     steps: Callable[[TrainState, Images, Tables], TrainState]
     steps_per_call: int
-    score: Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
+    work: float  # floating-point operations of a step, as XLA counts them
+
+
+class _Stage(NamedTuple):
+    """A phase of a run."""
+
+    phase: Phase
+    stepping: _Stepping
+    about: dict[str, Any]  # for the records
 
 
 @dataclasses.dataclass
@@ -252,9 +313,15 @@ class _Run:
     seed: int
     batch_size: int
     compiled: _Compiled
+    stages: list[_Stage]
     state: TrainState
     step: int
     seconds: float
+
+    @property
+    def stage(self) -> _Stage:
+        """The one that the next step belongs to."""
+        return next(stage for stage in self.stages if self.step < stage.phase.stop)
 
     def event(self, kind: str, **fields: Any) -> Event:
         return {

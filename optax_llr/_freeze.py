@@ -101,6 +101,8 @@ class Phase:
             through a stack of layers that is frozen in part, the scan is cut, so that
             no backward pass runs through a part in front that is frozen.
         """
+        if not any(self.frozen):
+            return function
 
         @functools.wraps(function)
         def stopped(params: PyTree, *args: Any, **kwargs: Any) -> Result:
@@ -125,7 +127,8 @@ class Phase:
         on with it from one phase to the next. Within `inner` frozen parameters are
         `optax.MaskedNode`, so clipping by a global norm sees what trains, and decay
         leaves the rest alone. The gradients of frozen layers are not looked at; under
-        `jit` XLA then leaves out their computation as well.
+        `jit` XLA then leaves out their computation as well. `optax.MultiSteps` belongs
+        around it, with phases that count whole steps.
 
         Args:
             inner: the whole optimizer. For the same one the same object comes back, and
@@ -134,6 +137,11 @@ class Phase:
 
         Returns:
             An `optax.GradientTransformationExtraArgs`; its `update` needs `params`.
+
+        Raises:
+            ValueError: from `update`, for an optimizer whose state is not kept by
+                parameter; where a stacked parameter is frozen in part, also for one
+                whose state is not kept by slice; and for `optax.MultiSteps`.
         """
         return _frozen(dataclasses.replace(self, start=0, stop=1), inner)
 
@@ -211,9 +219,16 @@ def freeze_phases(
     """
     check_arguments("freeze_phases", layers)
     for name, value in (("total_steps", total_steps), ("shortest", shortest)):
-        if not isinstance(cast(object, value), int | np.integer) or value < 1:
+        whole = isinstance(cast(object, value), int | np.integer)
+        if not whole or isinstance(value, bool) or value < 1:
             raise ValueError(f"freeze_phases: expected an int {name} ≥ 1, got {value}")
     frozen = _frozen_steps(layers, multipliers, int(total_steps))
+    if (nothing := frozen.all(axis=1)).any():
+        raise ValueError(
+            f"freeze_phases: all layers are frozen at step {nothing.argmax()}, and at "
+            f"{nothing.sum()} of {total_steps} steps: there is nothing to train. End "
+            "the run before, or leave a layer at a multiplier above 0"
+        )
     edges = np.flatnonzero((frozen[1:] != frozen[:-1]).any(axis=1)) + 1
     bounds = [0, *edges.tolist(), int(total_steps)]
     parts = _joined(
@@ -233,18 +248,23 @@ Part = tuple[int, int, np.ndarray]  # start, stop, which layers are frozen (L,)
 def _joined(parts: list[Part], shortest: int) -> list[Part]:
     """Parts of a least length, each frozen as far as all that it is joined of."""
     parts = list(parts)
-    while len(parts) > 1:
-        lengths = [stop - start for start, stop, _ in parts]
-        i = int(np.argmin(lengths))
-        if lengths[i] >= shortest:
-            break
-        # The neighbour with which the fewest frozen steps of a layer are lost.
-        pairs = [j for j in (i - 1, i) if 0 <= j < len(parts) - 1]
-        j = min(pairs, key=lambda j: _loss(parts[j], parts[j + 1]))
-        parts[j : j + 2] = [_join(parts[j], parts[j + 1])]
-    same = iter(parts)
-    result = [next(same)]
-    for part in same:
+    result: list[Part] = []
+    for i, part in enumerate(parts):
+        last, after = result[-1:], parts[i + 1 : i + 2]
+        if part[1] - part[0] >= shortest or not (last or after):
+            result.append(part)
+        # To the neighbour with which the fewest frozen steps of a layer are lost.
+        elif not after or (last and _loss(last[0], part) < _loss(part, after[0])):
+            result[-1] = _join(last[0], part)
+        else:
+            parts[i + 1] = _join(part, after[0])
+    return _without_repetition(result)
+
+
+def _without_repetition(parts: list[Part]) -> list[Part]:
+    """Neighbours with the same layers frozen as one part."""
+    result = parts[:1]
+    for part in parts[1:]:
         if (part[2] == result[-1][2]).all():
             result[-1] = _join(result[-1], part)
         else:
@@ -322,6 +342,8 @@ def _frozen(
     phase: Phase, inner: optax.GradientTransformation
 ) -> optax.GradientTransformationExtraArgs:
     inner = optax.with_extra_args_support(inner)
+    if not any((*phase.frozen, *phase.paused)):
+        return inner
 
     def update_fn(
         updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any
@@ -336,7 +358,7 @@ def _frozen(
         for pause in _pauses(phase) if any(split.own) else [0]:
             given = split.without(masks, pause)
             changes, after = inner.update(seen[0], given, seen[1], **extra_args)
-            found[pause] = leaves_by_path(changes), split.after(after, pause)
+            found[pause] = leaves_by_path(changes), split.after(after, given)
 
         def taken(path: str | None, old: Any, new: dict[int, Any]) -> Any:
             if path is None:

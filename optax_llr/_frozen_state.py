@@ -45,14 +45,7 @@ class Split:
         self.leaves, self._treedef = jax.tree.flatten(state, is_leaf=is_masked)
         keys = [keys for keys, _ in tree_leaves_with_path(params)]
         marks = jax.tree.unflatten(jax.tree.structure(params), map(_Of, keys))
-        marked = optax.tree.map_params(
-            inner,
-            lambda leaf, mark: leaf if is_masked(leaf) else mark,
-            state,
-            marks,
-            transform_non_params=lambda leaf: leaf,
-            is_leaf=is_masked,
-        )
+        marked = _marked(inner, state, marks)
         found, _ = tree_flatten_with_path(marked, is_leaf=is_masked)
         self.path = [
             path_of(mark.keys) if isinstance(mark, _Of) else None for _, mark in found
@@ -75,28 +68,66 @@ class Split:
 
     def without(self, masks: Mapping[str, Mask], pause: int) -> PyTree:
         """The state without what is frozen, its own counts less by a pause."""
-        leaves = [
-            optax.MaskedNode()
-            if path is not None and masks[path] is True
-            else leaf - pause
-            if own
-            else leaf
-            for leaf, path, own in zip(self.leaves, self.path, self.own, strict=True)
-        ]
-        return self.with_leaves(leaves)
+        rows = zip(self.leaves, self.path, self.own, strict=True)
+        return self.with_leaves([self._without(*row, masks, pause) for row in rows])
 
-    def after(self, state: PyTree, pause: int) -> list[Any]:
-        """The arrays of a state that `without` became, its own counts the run's."""
+    def _without(
+        self, leaf: Any, path: str | None, own: bool, masks: Any, pause: int
+    ) -> Any:
+        if own:  # a wrapper may have held it back, by steps that it rejected, say
+            return jnp.maximum(leaf - pause, 0).astype(leaf.dtype)
+        if path is None or is_masked(leaf):
+            return leaf
+        mask = masks[path]
+        if isinstance(mask, np.ndarray) and jnp.shape(leaf)[:1] != mask.shape:
+            raise ValueError(
+                f"Phase.freeze: {path!r} is a stack of {len(mask)} layers, some of "
+                "them frozen, but this optimizer keeps a state of shape "
+                f"{jnp.shape(leaf)} for it, not one for each layer. Freeze all of the "
+                "stack, or none"
+            )
+        return optax.MaskedNode() if mask is True else leaf
+
+    def after(self, state: PyTree, given: PyTree) -> list[Any]:
+        """The arrays of a state that `given` became, own counts as far ahead."""
         leaves, treedef = jax.tree.flatten(state, is_leaf=is_masked)
+        before = jax.tree.leaves(given, is_leaf=is_masked)
         if treedef != self._treedef:
             raise ValueError(
                 "Phase.freeze: expected an optimizer whose update returns a state of "
                 f"the structure it was given, {self._treedef}; got {treedef}"
             )
-        return [
-            leaf + pause if own else leaf
-            for leaf, own in zip(leaves, self.own, strict=True)
-        ]
+        rows = zip(leaves, before, self.leaves, self.own, strict=True)
+        return [old + (new - told) if own else new for new, told, old, own in rows]
+
+
+def _marked(
+    inner: optax.GradientTransformation, state: PyTree, marks: PyTree
+) -> PyTree:
+    """The state with marks in place of what belongs to parameters."""
+    if any(_is_multi_steps(n) for n in jax.tree.leaves(state, is_leaf=_is_multi_steps)):
+        raise ValueError(
+            "Phase.freeze: the counts within optax.MultiSteps are not those of the "
+            "phases; put it around: MultiSteps(phase.freeze(optimizer), k), with "
+            "phases in whole steps"
+        )
+    try:
+        return optax.tree.map_params(
+            inner,
+            lambda leaf, mark: leaf if is_masked(leaf) else mark,
+            state,
+            marks,
+            is_leaf=is_masked,
+        )
+    except Exception as error:
+        raise ValueError(
+            "Phase.freeze: cannot tell which part of this optimizer's state belongs to "
+            f"which parameter, as optax.tree.map_params cannot ({error})"
+        ) from error
+
+
+def _is_multi_steps(node: Any) -> bool:
+    return isinstance(node, optax.MultiStepsState)
 
 
 def is_masked(node: Any) -> bool:

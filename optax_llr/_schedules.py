@@ -483,7 +483,8 @@ def freezeout(
 
     def schedule(count: ArrayLike) -> jax.Array:
         t = jnp.asarray(count, float)
-        annealed = (1 + jnp.cos(jnp.pi * (t / end))) / 2
+        # (1 + cos πx) / 2 is sin² (π(1 − x) / 2), which does not round to 0 so soon.
+        annealed = jnp.square(jnp.sin(jnp.pi / 2 * ((end - t) / end)))
         return jnp.where(t >= frozen_from, 0.0, annealed / (part if scaled else 1.0))
 
     return schedule

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +33,19 @@ def tables_of(program, multiplier=lambda step, layer: 1, config=CONFIG):
     return programs.Tables(rates, values.astype(np.float32))
 
 
+def phase_of(program, frozen=()):
+    """A phase in which the layers of these indices are frozen."""
+    layers = program.layers
+    still = tuple(i in frozen for i in range(len(layers)))
+    return optax_llr.Phase(layers, 0, 1, still, (0,) * len(layers))
+
+
+def step_of(program, frozen=(), **options):
+    """The jitted step of a phase: (state, images, tables) → state."""
+    phase = phase_of(program, frozen)
+    return jax.jit(functools.partial(program.step, phase=phase), **options)
+
+
 @pytest.fixture(scope="module")
 def program():
     return programs.Program(CONFIG, dataset())
@@ -39,7 +53,7 @@ def program():
 
 @pytest.fixture(scope="module")
 def step(program):
-    return jax.jit(program.step)
+    return step_of(program)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +142,7 @@ def test_the_state_holds_all_that_a_run_needs_to_go_on(program, step, images):
 def test_an_average_of_weights_and_statistics_is_evaluated(images):
     config = dataclasses.replace(CONFIG, model="vgg5", ema=0.9, decay="following")
     program = programs.Program(config, dataset())
-    step = jax.jit(program.step, donate_argnums=0)
+    step = step_of(program, donate_argnums=0)
     tables = tables_of(program, lambda step, layer: layer != 1)
     state = program.initial(jax.random.key(0))
     average = flat((state.params, state.statistics))
@@ -200,7 +214,7 @@ def test_resnet20_trains_with_running_statistics(dtype):
     program = programs.Program(config, dataset(config))
     images = on_device(dataset(config).train)
     before = program.initial(jax.random.key(0))
-    after = jax.jit(program.step)(before, images, tables_of(program, config=config))
+    after = step_of(program)(before, images, tables_of(program, config=config))
     assert np.isfinite(after.loss)
     old, new = flat(before.statistics), flat(after.statistics)
     assert old
@@ -208,6 +222,24 @@ def test_resnet20_trains_with_running_statistics(dtype):
     score = jax.jit(program.score)(after.params, after.statistics, images)
     assert np.isfinite(score[0])
     assert isinstance(after.params, nnx.State)
+
+
+def test_frozen_layers_and_their_statistics_stand_still(images):
+    config = dataclasses.replace(CONFIG, model="vgg5", decay="ignoring")
+    program = programs.Program(config, dataset())
+    before = program.initial(jax.random.key(0))
+    step, tables = step_of(program, frozen=(0, 2)), tables_of(program)
+    after = step(step(before, images, tables), images, tables)
+    members = program.layers.members
+    layer_of = {path.rpartition("/")[0]: layer for path, layer in members.items()}
+    counted = dict.fromkeys(members.values(), 0)
+    for part in ("params", "statistics"):
+        old, new = (flat(getattr(state, part)) for state in (before, after))
+        for path in old:
+            layer = layer_of[path.removesuffix("/value").rpartition("/")[0]]
+            assert (old[path] == new[path]).all() == (layer in (0, 2)), path
+            counted[layer] += 1
+    assert min(counted.values()) >= 2
 
 
 def flat(tree):

@@ -108,6 +108,20 @@ def test_training_lines_say_what_a_rule_measured(trainer):
     np.testing.assert_allclose(multipliers.mean(axis=1), 1, rtol=1e-5)  # as shares
 
 
+def test_phases_of_frozen_layers_are_recorded_as_they_begin(trainer):
+    events = events_of(trainer, "unfreeze-top-first")
+    phases = [e for e in events if e["kind"] == "phase"]
+    assert [e["step"] for e in phases] == [0, 1, 2, 3, 4]  # of ten steps
+    names = list(trainer.layers.names)
+    assert [list(e["frozen"]) for e in phases] == [names[:n] for n in (4, 3, 2, 1, 0)]
+    predicted = [e["predicted"] for e in phases]
+    assert predicted == sorted(predicted)
+    assert predicted[0] < 0.5
+    assert predicted[-1] == pytest.approx(1, rel=1e-3)
+    assert events[0] is phases[0]  # before the first step
+    assert not [e for e in events_of(trainer, "uniform") if e["kind"] == "phase"]
+
+
 def test_training_learns(trainer):
     lines = [e for e in events_of(trainer, "uniform") if e["kind"] == "train"]
     assert lines[-1]["loss"] < lines[0]["loss"]
@@ -136,12 +150,14 @@ def test_policies_of_one_layering_share_one_trace_of_the_step(
     augment = programs.augment
     monkeypatch.setattr(programs, "augment", counted)
     trainer = train.Trainer(CONFIG, dataset())
-    for policy in ("uniform", "freezeout", "cascade"):
+    for policy in ("uniform", "early-first", "cascade"):
         events_of(trainer, policy, seed=len(policy))
     assert len(traces) == 1
     for policy in ("layca", "layca-alpha", "gradient-norm", "gradient-norm"):
         events_of(trainer, policy)
     assert len(traces) == 3  # one more for rotations, one for the rule
+    phases = [e for e in events_of(trainer, "freezeout") if e["kind"] == "phase"]
+    assert len(traces) == 3 + len(phases) - 1  # in the first nothing is frozen
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_at_its_step(trainer):
@@ -167,7 +183,7 @@ def test_divergence_in_the_last_step_leaves_the_test_set_alone(trainer):
     assert events[-1]["test_loss"] is None
 
 
-@pytest.mark.parametrize("policy", ["three-stage", "learned"])
+@pytest.mark.parametrize("policy", ["three-stage", "learned", "unfreeze-top-first"])
 def test_a_run_stopped_anywhere_ends_as_if_it_never_had_been(
     policy, monkeypatch, tmp_path
 ):
@@ -235,7 +251,8 @@ def test_evaluation_agrees_with_numpy_on_every_image(trainer, program):
     )
     logits -= logits.max(1, keepdims=True)
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    run = train._Run("uniform", 0, 20, compiled, state, 0, 0.0)
+    stages = trainer._stages(POLICIES["uniform"])
+    run = train._Run("uniform", 0, 20, compiled, stages, state, 0, 0.0)
     loss, accuracy = trainer._evaluate(run, trainer._test)
     assert loss == pytest.approx(-log_p[np.arange(250), test.labels].mean(), rel=1e-5)
     assert accuracy == (logits.argmax(1) == test.labels).mean()
