@@ -110,7 +110,7 @@ class Phase:
             parts = {p: m for p, m in masks.items() if isinstance(m, np.ndarray)}
             cut = split_scans(function, parts) if parts else function
             still = [
-                lax.stop_gradient(leaf) if masks[path] is True else leaf
+                choose(masks[path], lax.stop_gradient(leaf), leaf)
                 for path, leaf in leaves_by_path(params).items()
             ]
             tree = jax.tree.unflatten(jax.tree.structure(params), still)

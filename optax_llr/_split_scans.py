@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 Frozen = np.ndarray | None
 """Which slices of a stacked parameter are frozen, (n,); None for anything else."""
 
-_MOVES = {"convert_element_type", "copy", "optimization_barrier"}
+_MOVES = {"convert_element_type", "copy", "optimization_barrier", "sharding_constraint"}
 
 
 def split_scans(
@@ -83,12 +83,12 @@ def _evaluate(
     known |= dict(zip(jaxpr.invars, zip(args, marks, strict=True), strict=True))
     for eqn in jaxpr.eqns:
         operands = [read(atom) for atom in eqn.invars]
-        known |= dict(zip(eqn.outvars, _results(eqn, operands), strict=True))
+        known |= dict(zip(eqn.outvars, _results(eqn, operands, jaxpr), strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 
 
 def _results(
-    eqn: JaxprEqn, operands: list[tuple[Any, Frozen]]
+    eqn: JaxprEqn, operands: list[tuple[Any, Frozen]], around: Jaxpr
 ) -> list[tuple[Any, Frozen]]:
     values, marks = [v for v, _ in operands], [m for _, m in operands]
     name = eqn.primitive.name
@@ -96,20 +96,31 @@ def _results(
         if name in ("jit", "pjit"):
             inner = eqn.params["jaxpr"]
             return _evaluate(inner.jaxpr, inner.consts, values, marks)
-        if name == "scan":
+        if name == "scan" and any(m is not None for m in _of_xs(eqn, marks)):
             return [(value, None) for value in _split(eqn, values, marks)]
-    results = _run(eqn, values)
+    results = _run(eqn, values, around)
     if name in _MOVES:
         return list(zip(results, marks, strict=True))
     return [(result, None) for result in results]
 
 
-def _run(eqn: JaxprEqn, values: list[Any]) -> list[Any]:
-    """The results of one equation."""
+def _run(eqn: JaxprEqn, values: list[Any], around: Jaxpr) -> list[Any]:
+    """The results of one equation of a jaxpr."""
     pairs = zip(eqn.invars, values, strict=True)
     given = {var: value for var, value in pairs if not isinstance(var, Literal)}
-    jaxpr = Jaxpr((), list(given), eqn.outvars, [eqn], eqn.effects)
+    jaxpr = around.replace(
+        constvars=[],
+        invars=list(given),
+        outvars=eqn.outvars,
+        eqns=[eqn],
+        effects=eqn.effects,
+    )
     return jaxpr_as_fun(ClosedJaxpr(jaxpr, ()))(*given.values())
+
+
+def _of_xs(eqn: JaxprEqn, marks: list[Frozen]) -> list[Frozen]:
+    """Those of what a scan slices."""
+    return marks[eqn.params["num_consts"] + eqn.params["num_carry"] :]
 
 
 def _split(eqn: JaxprEqn, values: list[Any], marks: list[Frozen]) -> list[Any]:
@@ -118,7 +129,8 @@ def _split(eqn: JaxprEqn, values: list[Any], marks: list[Frozen]) -> list[Any]:
     first = eqn.params["num_consts"]
     behind = first + eqn.params["num_carry"]
     consts, carry, xs = values[:first], values[first:behind], values[behind:]
-    frozen = [m if m is not None else np.zeros(length, bool) for m in marks[behind:]]
+    whole = np.zeros(length, bool)
+    frozen = [mark if mark is not None else whole for mark in _of_xs(eqn, marks)]
     rows = np.stack(frozen, axis=1)  # (length, number of xs)
     edges = np.flatnonzero((rows[1:] != rows[:-1]).any(axis=1)) + 1
     parts = list(itertools.pairwise([0, *edges.tolist(), length]))
