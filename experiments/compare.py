@@ -32,6 +32,7 @@ class Run:
         test_accuracy: of the last step, in [0, 1]; None unless finished.
         train: its "train" events, in order.
         validation: its "validation" events, in order.
+        phases: its "phase" events, in order; none if nothing was ever frozen.
     """
 
     policy: str
@@ -43,6 +44,7 @@ class Run:
     test_accuracy: float | None
     train: tuple[Mapping[str, Any], ...]
     validation: tuple[Mapping[str, Any], ...]
+    phases: tuple[Mapping[str, Any], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,6 +238,7 @@ def _run(policy: str, seed: int, events: Sequence[Mapping[str, Any]]) -> Run:
         test_accuracy=last["test_accuracy"] if ended else None,
         train=tuple(e for e in events if e["kind"] == "train"),
         validation=tuple(e for e in events if e["kind"] == "validation"),
+        phases=tuple(e for e in events if e["kind"] == "phase"),
     )
 
 

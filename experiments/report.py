@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from . import compare, figures, results, table, verdicts
+from . import compare, figures, results, savings, table, verdicts
 from .compare import Row, Run
 from .figures import Panel
 from .records import Records, write_json, write_text
+from .savings import Saving
 
 CSS = Path(__file__).with_name("report.css")
 DPI = 130
@@ -75,6 +76,17 @@ def rows(records: Records) -> list[Row]:
     config = records.config
     controls = {name: about["control"] for name, about in config["policies"].items()}
     return compare.rows(compare.runs(records.events), config["marks"], controls)
+
+
+def saved(records: Records) -> dict[str, list[Saving]]:
+    """What frozen layers saved, for each policy that freezes some."""
+    groups = compare.by_policy(compare.runs(records.events))
+    found = {
+        row.policy: savings.savings(groups[row.policy], groups[row.control])
+        for row in rows(records)
+        if row.policy in groups and row.control in groups
+    }
+    return {policy: rows for policy, rows in found.items() if rows}
 
 
 def caveats(records: Records) -> list[str]:
@@ -199,7 +211,7 @@ def _html(
         f"<h2>The question</h2>{QUESTION}",
         results.section(config, rows, demonstration=bool(reasons)),
         _curves_section(pages),
-        _policies_section(config, runs, rows, pages),
+        _policies_section(config, runs, rows, saved(records), pages),
         _method(records),
     ]
     return (
@@ -240,6 +252,7 @@ def _policies_section(
     config: Mapping[str, Any],
     runs: Sequence[Run],
     rows: Sequence[Row],
+    saving: Mapping[str, Sequence[Saving]],
     pages: Mapping[str, Mapping[str, Panel]],
 ) -> str:
     names, groups = config["layers"]["names"], compare.by_policy(runs)
@@ -256,6 +269,8 @@ def _policies_section(
             used = _field(_furthest(groups[row.policy]), "multipliers")
             seen = results.unbroken(describe(row, used, names))
             sections += f"<p><strong>Seen:</strong> {seen}</p>"
+            if row.policy in saving:
+                sections += results.savings_table(saving[row.policy])
             sections += _figures(row.policy, pages[row.policy])
         sections += "</section>\n"
     return (

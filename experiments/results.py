@@ -6,6 +6,7 @@ from typing import Any
 
 from . import table, verdicts
 from .compare import Row
+from .savings import HEADINGS, NOTE, Saving
 
 VERDICTS = {None: "–", "none": "no verdict"}
 VERDICT = (
@@ -63,13 +64,21 @@ def section(config: Mapping[str, Any], rows: Sequence[Row], demonstration: bool)
     )
 
 
+def savings_table(rows: Sequence[Saving]) -> str:
+    """What frozen layers save, phase by phase."""
+    lines = {row.cells[0]: row.cells[1:] for row in rows}
+    return _table(HEADINGS[1:], lines, of=HEADINGS[0]) + _notes(NOTE)
+
+
 def unbroken(text: str) -> str:
     """Escaped, without a line break beside ± or before %."""
     return escape(text).replace(" ± ", "&nbsp;±&nbsp;").replace(" %", "&nbsp;%")
 
 
-def _table(headings: Sequence[str], lines: Mapping[str, Sequence[str]]) -> str:
-    """An HTML table: a policy's name, then its cells under these headings."""
+def _table(
+    headings: Sequence[str], lines: Mapping[str, Sequence[str]], of: str = "policy"
+) -> str:
+    """An HTML table: a name, of a policy say, then its cells under these headings."""
     head = "".join(f"<th{_text(name)}>{unbroken(name)}</th>" for name in headings)
     body = ""
     for policy, cells in lines.items():
@@ -79,7 +88,8 @@ def _table(headings: Sequence[str], lines: Mapping[str, Sequence[str]]) -> str:
         )
         body += "</tr>\n"
     return (
-        '<div class="scroll"><table class="results"><thead><tr><th>policy</th>'
+        '<div class="scroll"><table class="results"><thead><tr>'
+        f"<th>{of}</th>"
         f"{head}</tr></thead><tbody>\n{body}</tbody></table></div>"
     )
 

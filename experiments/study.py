@@ -194,6 +194,8 @@ def _end(folder: Path, console: rich.console.Console) -> None:
     policies = recorded.config["policies"]
     expectations = {name: about["expectation"] for name, about in policies.items()}
     console.print(table.terminal(rows, recorded.config["marks"], expectations))
+    for policy, saved in report.saved(recorded).items():
+        console.print(table.saved(policy, saved))
     if caveats := report.caveats(recorded):
         console.print(
             f"A demonstration, not evidence: {'; '.join(caveats)}.", soft_wrap=True

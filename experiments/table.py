@@ -9,6 +9,8 @@ import rich.console
 import rich.table
 
 from .compare import BASELINE, Answer, Mark, Row
+from .savings import HEADINGS as SAVINGS
+from .savings import Saving
 from .significance import Time
 
 HEADINGS = {
@@ -135,6 +137,14 @@ def terminal(
         steps = ("\n".join([_median(m.steps), *_some(m)]) for m in row.marks)
         pace.add_row(row.policy, *steps, seconds(row))
     return rich.console.Group(good, fast, pace)
+
+
+def saved(policy: str, rows: Sequence[Saving]) -> rich.console.Group:
+    """What frozen layers saved, phase by phase."""
+    phases = _table(*SAVINGS)
+    for row in rows:
+        phases.add_row(*row.cells)
+    return rich.console.Group(f"{policy}: the cost of a step", phases)
 
 
 def _median(time: Time) -> str:

@@ -35,6 +35,7 @@ from ._schedules import layer_decay as layer_decay
 from ._schedules import per_layer as per_layer
 from ._schedules import rotation_alpha as rotation_alpha
 from ._schedules import table as table
+from ._settle import Settling as Settling
 from ._trace import trace_layers as trace_layers
 
 __version__ = "0.1.0"

@@ -128,14 +128,14 @@ def layer_rotation(layers: Layers, initial: PyTree, params: PyTree) -> jax.Array
         impact on generalization,
         `arXiv:1806.01603 <https://arxiv.org/abs/1806.01603>`_
     """
-    now, then = _kernels(layers, params), _kernels(layers, initial)
+    now, then = kernels(layers, params), kernels(layers, initial)
     dot = layer_sum(layers, jnp.multiply, now, then)
     squares = [layer_sum(layers, jnp.square, tree) for tree in (now, then)]
     norms = jnp.sqrt(squares[0]) * jnp.sqrt(squares[1])
     return 1 - jnp.clip(dot / norms, -1, 1)
 
 
-def _kernels(layers: Layers, params: PyTree) -> dict[str, jax.Array]:
+def kernels(layers: Layers, params: PyTree) -> dict[str, jax.Array]:
     """By path, the leaves whose slices or wholes have two axes or more."""
     for path, leaf in leaves_by_path(params).items():
         check_leaf(layers, path, leaf)

@@ -12,8 +12,28 @@ import pytest
 import optax_llr
 
 ROOT = Path(__file__).parent.parent
-PUBLIC = {name: value for name, value in vars(optax_llr).items() if name[0] != "_"}
+
+
+def names_of(module, prefix=""):
+    """What a module offers, by name, but for other modules and what it imports."""
+    return {
+        f"{prefix}{name}": value
+        for name, value in vars(module).items()
+        if name[0] != "_" and getattr(value, "__module__", "").startswith("optax_llr")
+    }
+
+
+RULES = {
+    name: value
+    for name, value in names_of(optax_llr.rules, "rules.").items()
+    if inspect.signature(value).return_annotation is optax_llr.Rule
+}
+PUBLIC = names_of(optax_llr) | RULES
 FUNCTIONS = [name for name, value in PUBLIC.items() if inspect.isfunction(value)]
+
+
+def test_all_rules_are_found():
+    assert len(RULES) == 9
 
 
 def numbers(version):
@@ -30,9 +50,10 @@ def test_public_name_has_a_docstring_of_its_own(name):
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_public_function_documents_arguments_and_shows_an_example(name):
     doc = inspect.getdoc(PUBLIC[name])
-    assert "\nArgs:\n" in doc
+    arguments = inspect.signature(PUBLIC[name]).parameters
+    assert "\nArgs:\n" in doc or not arguments
     assert "\n    >>> " in doc
-    for argument in inspect.signature(PUBLIC[name]).parameters:
+    for argument in arguments:
         assert re.search(rf"\b{argument}\b.*:", doc), argument
 
 
