@@ -1,4 +1,4 @@
-"""Runs the Python blocks of README.md and docs/measured.md, each page in order."""
+"""Runs the Python blocks of README.md and of pages of docs/, each page in order."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ import pytest
 import optax_llr
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/measured.md")
+PAGES = ("README.md", "docs/measured.md", "docs/freezing.md")
 
 
 def text_of(page):
