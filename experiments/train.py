@@ -203,8 +203,7 @@ class Trainer:
         whole = Phase(self.layers, 0, 1, (False,) * layers, (0,) * layers)
         stages: list[_Stage] = []
         for phase in phases:
-            key = dataclasses.replace(phase, start=0, stop=1)
-            stepping = self._stepping(policy.layering, key)
+            stepping = self._stepping(policy.layering, phase.key)
             predicted = stepping.work / self._stepping(policy.layering, whole).work
             about = {"frozen": phase.names, "predicted": predicted}
             stages.append(_Stage(phase, stepping, about))

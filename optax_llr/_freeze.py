@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -90,6 +90,13 @@ class Phase:
         named = zip(self.layers.names, self.frozen, strict=True)
         return tuple(name for name, frozen in named if frozen)
 
+    @property
+    def key(self) -> Self:
+        """The same phase at step 0: equal for phases that are computed alike."""
+        pairs = zip(self.paused, self.frozen, strict=True)
+        paused = tuple(0 if frozen else pause for pause, frozen in pairs)
+        return dataclasses.replace(self, start=0, stop=1, paused=paused)
+
     def stopped(self, function: Callable[..., Result]) -> Callable[..., Result]:
         """The function, with no gradient by what is frozen of its first argument.
 
@@ -143,7 +150,7 @@ class Phase:
                 parameter; where a stacked parameter is frozen in part, also for one
                 whose state is not kept by slice; and for `optax.MultiSteps`.
         """
-        return _frozen(dataclasses.replace(self, start=0, stop=1), inner)
+        return _frozen(self.key, inner)
 
     def held(self, new: PyTree, old: PyTree) -> PyTree:
         """Batch statistics after a step: for frozen layers, those before it.
@@ -350,7 +357,7 @@ def _frozen(
     ) -> tuple[PyTree, Any]:
         check_params("Phase.freeze", params)
         masks = _masks(phase, params)
-        split = Split(inner, state, params)
+        split = Split(inner, state, params, len(phase.layers))
         seen = masked(updates, masks), masked(params, masks)
         # A run for each number of steps that layers have paused, told other counts;
         # every layer takes its own, and XLA computes what they share only once.
@@ -360,30 +367,33 @@ def _frozen(
             changes, after = inner.update(seen[0], given, seen[1], **extra_args)
             found[pause] = leaves_by_path(changes), split.after(after, given)
 
-        def taken(path: str | None, old: Any, new: dict[int, Any]) -> Any:
-            if path is None:
+        def taken(member: Member | None, old: Any, new: dict[int, Any]) -> Any:
+            if member is None:
                 return next(iter(new.values()))
             for pause, leaf in new.items():
-                indices = as_indices(phase.layers.members[path])
                 others = [
                     phase.frozen[i] or (len(new) > 1 and phase.paused[i] != pause)
-                    for i in indices
+                    for i in as_indices(member)
                 ]
                 old = choose(_in_short(others), old, leaf)
             return old
 
+        members, every = phase.layers.members, tuple(range(len(phase.layers)))
         changed = [
             taken(
-                path,
+                members[path],
                 jnp.zeros_like(leaf),
                 {pause: changes.get(path) for pause, (changes, _) in found.items()},
             )
             for path, leaf in leaves_by_path(updates).items()
         ]
-        kept = [
-            taken(path, leaf, {pause: after[i] for pause, (_, after) in found.items()})
-            for i, (path, leaf) in enumerate(zip(split.path, split.leaves, strict=True))
-        ]
+        kept: list[Any] = []
+        for i, (path, measured) in enumerate(
+            zip(split.path, split.measured, strict=True)
+        ):
+            member = members[path] if path is not None else every if measured else None
+            new = {pause: after[i] for pause, (_, after) in found.items()}
+            kept.append(taken(member, split.leaves[i], new))
         return (
             jax.tree.unflatten(jax.tree.structure(updates), changed),
             split.with_leaves(kept),

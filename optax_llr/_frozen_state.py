@@ -16,6 +16,7 @@ import numpy as np
 import optax
 from jax.tree_util import GetAttrKey, tree_flatten_with_path, tree_leaves_with_path
 
+from ._adapt import AdaptLayersState
 from ._layers import PyTree, leaves_by_path, path_of
 
 Mask = bool | np.ndarray
@@ -36,12 +37,17 @@ class Split:
         leaves: the arrays.
         path: for each the path of its parameter, None for one of the whole optimizer.
         own: for each whether it is a count of a layer's own.
+        measured: for each whether a rule keeps it by layer, in its first axis.
     """
 
     def __init__(
-        self, inner: optax.GradientTransformation, state: PyTree, params: PyTree
+        self,
+        inner: optax.GradientTransformation,
+        state: PyTree,
+        params: PyTree,
+        length: int,
     ):
-        """Looks through the state of an optimizer for these parameters."""
+        """Looks through the state of an optimizer for parameters, of so many layers."""
         self.leaves, self._treedef = jax.tree.flatten(state, is_leaf=is_masked)
         keys = [keys for keys, _ in tree_leaves_with_path(params)]
         marks = jax.tree.unflatten(jax.tree.structure(params), map(_Of, keys))
@@ -60,6 +66,18 @@ class Split:
         self.own = [
             keys[-1:] == (GetAttrKey("count"),) and keys[:-1] in owners
             for keys, _ in found
+        ]
+        adapted = [
+            keys
+            for keys, node in tree_leaves_with_path(state, is_leaf=_is_adapted)
+            if _is_adapted(node)
+        ]
+        self.measured = [
+            path is None
+            and not is_masked(leaf)
+            and jnp.shape(leaf)[:1] == (length,)
+            and any(keys[: len(node)] == node for node in adapted)
+            for leaf, path, (keys, _) in zip(self.leaves, self.path, found, strict=True)
         ]
 
     def with_leaves(self, leaves: list[Any]) -> PyTree:
@@ -124,6 +142,10 @@ def _marked(
             "Phase.freeze: cannot tell which part of this optimizer's state belongs to "
             f"which parameter, as optax.tree.map_params cannot ({error})"
         ) from error
+
+
+def _is_adapted(node: Any) -> bool:
+    return isinstance(node, AdaptLayersState)
 
 
 def _is_multi_steps(node: Any) -> bool:

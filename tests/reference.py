@@ -366,3 +366,37 @@ class Learned:
                 ]
             )
         return np.array(rows)
+
+
+def mlp_gradients(weights, inputs, targets):
+    """Of half the mean squared error of x ← tanh(x W), by the matrix of each layer."""
+    seen = [inputs]
+    for weight in weights:
+        seen.append(np.tanh(seen[-1] @ weight))
+    slope = (seen[-1] - targets) / targets.size
+    gradients = []
+    for weight, before, after in zip(
+        weights[::-1], seen[-2::-1], seen[:0:-1], strict=True
+    ):
+        slope = slope * (1 - after**2)
+        gradients.append(before.T @ slope)
+        slope = slope @ weight.T
+    return gradients[::-1]
+
+
+def trained_apart(weights, gradients, trains, factors, make, decay=0.0):
+    """The weights after each step, where each layer has an optimizer of its own.
+
+    `make()` makes one, `g -> u`, that is called while its layer trains, and then
+    w ← w + factor·(u − decay·w). `trains` and `factors` are arrays (steps, L).
+    """
+    optimizers, path = [make() for _ in weights], []
+    for t in range(len(trains)):
+        found = gradients(weights, t)
+        weights = list(weights)
+        for layer in np.flatnonzero(trains[t]):
+            weight = weights[layer]
+            update = optimizers[layer](found[layer]) - decay * weight
+            weights[layer] = weight + factors[t][layer] * update
+        path.append(weights)
+    return path
