@@ -14,7 +14,7 @@ from jax import lax
 
 from ._check import check_arguments
 from ._frozen_state import Mask, Split, choose, masked
-from ._layers import Layers, Member, PyTree, as_indices, leaves_by_path
+from ._layers import Layers, Member, PyTree, as_indices, leaves_by_path, quoted
 from ._multipliers import Multipliers, check_leaf, check_params, evaluate
 from ._split_scans import split_scans
 
@@ -138,9 +138,9 @@ class Phase:
         around it, with phases that count whole steps.
 
         Args:
-            inner: the whole optimizer. For the same one the same object comes back, and
-                a jitted function, which it is a static argument of, is not compiled
-                again.
+            inner: the whole optimizer, made once: for the same one the same object
+                comes back, and a jitted function, which it is a static argument of, is
+                not compiled again.
 
         Returns:
             An `optax.GradientTransformationExtraArgs`; its `update` needs `params`.
@@ -156,7 +156,8 @@ class Phase:
         """Batch statistics after a step: for frozen layers, those before it.
 
         Statistics belong to the layer whose parameters stand in the same module, or
-        else to all layers in the module around; they are held if these are frozen.
+        else to all layers in the module around; they are held if these are frozen. What
+        is no floating-point number (the count of a random stream) is left alone.
 
         Args:
             new: statistics after the forward pass, by module, as parameters are.
@@ -164,12 +165,22 @@ class Phase:
 
         Returns:
             A tree of that structure.
+
+        Raises:
+            ValueError: if the structures differ, or for statistics that stand in no
+                module with parameters, while some layers are frozen and others not.
         """
-        chosen = [
-            choose(_mask_of_module(self, path), before, after)
-            for (path, after), before in zip(
-                leaves_by_path(new).items(), jax.tree.leaves(old), strict=True
+        before = leaves_by_path(old)
+        if list(leaves_by_path(new)) != list(before):
+            raise ValueError(
+                "Phase.held: expected statistics of the same structure before and "
+                f"after, got {quoted(before)} and {quoted(leaves_by_path(new))}"
             )
+        chosen = [
+            choose(_mask_of_module(self, path), before[path], after)
+            if jnp.issubdtype(jnp.result_type(after), jnp.inexact)
+            else after
+            for path, after in leaves_by_path(new).items()
         ]
         return jax.tree.unflatten(jax.tree.structure(new), chosen)
 
@@ -341,16 +352,32 @@ def _mask_of_module(phase: Phase, path: str) -> Mask:
         parts.pop()
     if len({str(mask) for mask in near}) == 1:
         return near[0]
+    if not parts and "/" in path:
+        raise ValueError(
+            f"Phase.held: the statistics {path!r} stand in no module with parameters, "
+            f"so that no layer of {quoted(phase.layers.names)} owns them. Are the "
+            "layers made of parameters with other paths? Else give the module "
+            "parameters, or hold what belongs to frozen layers yourself"
+        )
     return False  # of several layers, some train
 
 
-@functools.lru_cache(maxsize=256)  # the same object again, or jit would compile again
+@functools.lru_cache(maxsize=64)  # the same object again, or jit would compile again
 def _frozen(
     phase: Phase, inner: optax.GradientTransformation
 ) -> optax.GradientTransformationExtraArgs:
     inner = optax.with_extra_args_support(inner)
+
+    def whole_fn(
+        updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any
+    ) -> tuple[PyTree, Any]:
+        check_params("Phase.freeze", params)
+        # What a later phase could not split is refused now, not hours later.
+        Split(inner, state, params, len(phase.layers))
+        return inner.update(updates, state, params, **extra_args)
+
     if not any((*phase.frozen, *phase.paused)):
-        return inner
+        return optax.GradientTransformationExtraArgs(inner.init, whole_fn)
 
     def update_fn(
         updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any

@@ -1,9 +1,9 @@
 """An optimizer's state in parts: what is frozen apart from what trains.
 
 Which arrays of a state belong to which parameter, Optax itself knows
-(`optax.tree.map_params`). A `count` that stands beside such arrays, as that of Adam,
-corrects the bias of moments and is the layer's own; any other, as that of a schedule,
-counts the steps of the run.
+(`optax.tree.map_params`). A `count` (or `t`, in some optimizers) that stands beside
+such arrays, as that of Adam, corrects the bias of moments and is the layer's own; any
+other, as that of a schedule, counts the steps of the run.
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ from jax.tree_util import GetAttrKey, tree_flatten_with_path, tree_leaves_with_p
 from ._adapt import AdaptLayersState
 from ._layers import PyTree, leaves_by_path, path_of
 
+_COUNTS = {(GetAttrKey("count"),), (GetAttrKey("t"),)}
 Mask = bool | np.ndarray
 """Whether a leaf is frozen; of a leaf that is in part, each slice of axis 0 (n,)."""
 
@@ -63,10 +64,7 @@ class Split:
             and (field := keys[: len(keys) - len(mark.keys)])
             and isinstance(field[-1], GetAttrKey)
         }
-        self.own = [
-            keys[-1:] == (GetAttrKey("count"),) and keys[:-1] in owners
-            for keys, _ in found
-        ]
+        self.own = [keys[-1:] in _COUNTS and keys[:-1] in owners for keys, _ in found]
         adapted = [
             keys
             for keys, node in tree_leaves_with_path(state, is_leaf=_is_adapted)
@@ -140,7 +138,7 @@ def _marked(
     except Exception as error:
         raise ValueError(
             "Phase.freeze: cannot tell which part of this optimizer's state belongs to "
-            f"which parameter, as optax.tree.map_params cannot ({error})"
+            "which parameter, as optax.tree.map_params cannot"
         ) from error
 
 

@@ -30,7 +30,7 @@ class Network(NamedTuple):
 class LearnedState(NamedTuple):
     """State of `learned`."""
 
-    count: jax.Array  # pyright: ignore  # shape=(), dtype=jnp.int32
+    steps: jax.Array  # shape=(), dtype=jnp.int32; of the run
     network: Network
     optimizer: Any  # of the network
     features: jax.Array  # shape=(L, FEATURES), dtype=jnp.float32; of the step before
@@ -101,7 +101,7 @@ def learned(total_steps: Number, rate: Number = 1e-3, key: jax.Array | int = 0) 
     def init(layers: Layers, params: PyTree) -> LearnedState:
         network = _initial(key if isinstance(key, jax.Array) else jax.random.key(key))
         return LearnedState(
-            count=jnp.int32(0),
+            steps=jnp.int32(0),
             network=network,
             optimizer=descent.init(network),
             features=jnp.zeros((len(layers), FEATURES), jnp.float32),
@@ -123,15 +123,16 @@ def learned(total_steps: Number, rate: Number = 1e-3, key: jax.Array | int = 0) 
             if not step.relative:
                 return multipliers
             # Else a step that all layers like would only raise what is divided out.
-            return multipliers / multipliers.mean(where=known)
+            total = jnp.where(known, multipliers, 0).sum()
+            return multipliers * known.sum() / jnp.where(known.any(), total, 1)
 
         _, pull = jax.vjp(last_multipliers, state.network)
         changes, optimizer = descent.update(pull(slope)[0], state.optimizer)
         network = cast(Network, optax.apply_updates(state.network, changes))
-        time = jnp.asarray(state.count / total_steps, jnp.float32)
+        time = jnp.asarray(state.steps / total_steps, jnp.float32)
         seen = _features(step, state.previous, time)
         return _multipliers(network, seen), LearnedState(
-            count=cast(jax.Array, optax.safe_increment(state.count)),
+            steps=cast(jax.Array, optax.safe_increment(state.steps)),
             network=network,
             optimizer=optimizer,
             features=seen,

@@ -32,7 +32,7 @@ class MonitorLayersState(NamedTuple):
     """State of `monitor_layers`."""
 
     inner: Any  # of the inner optimizer
-    count: jax.Array  # pyright: ignore  # shape=(), dtype=jnp.int32
+    steps: jax.Array  # shape=(), dtype=jnp.int32; of the run
     initial: PyTree  # the parameters at `init`
     previous: PyTree  # gradients of the step before, in the dtypes of the parameters
     measures: LayerMeasures  # of the last step that was measured
@@ -163,7 +163,7 @@ def monitor_layers(
             check_leaf(layers, path, leaf)
         return MonitorLayersState(
             inner=inner.init(params),
-            count=jnp.int32(0),
+            steps=jnp.int32(0),
             # A copy, as the parameters themselves may be donated.
             initial=jax.tree.map(jnp.copy, params),
             previous=optax.tree.zeros_like(params),
@@ -189,18 +189,18 @@ def monitor_layers(
                 gradients,
                 updates,
                 params,
-                rate=cast(Number, rate(state.count) if callable(rate) else rate),
+                rate=cast(Number, rate(state.steps) if callable(rate) else rate),
                 previous=state.previous,
                 initial=state.initial,
             )
-            first = state.count == 0  # when there is no gradient before
+            first = state.steps == 0  # when there is no gradient before
             cosine = jnp.where(first, jnp.nan, measures.gradient_cosine)
             return measures._replace(gradient_cosine=cosine)
 
-        measures = lax.cond(state.count % every == 0, measure, lambda: state.measures)
+        measures = lax.cond(state.steps % every == 0, measure, lambda: state.measures)
         return updates, MonitorLayersState(
             inner=inner_state,
-            count=cast(jax.Array, optax.safe_increment(state.count)),
+            steps=cast(jax.Array, optax.safe_increment(state.steps)),
             initial=state.initial,
             previous=remembered(state.previous, gradients),
             measures=measures,

@@ -43,7 +43,8 @@ def revert_to_uniform(
 
     The value is handed to `update` as to `optax.contrib.reduce_on_plateau`:
     `update(gradients, state, params, value=loss)`. All `scale_by_layer` and
-    `adapt_layers` within `inner` are led back; decay by `layer_weight_decay` is not.
+    `adapt_layers` within `inner` are led back, also from 0, which wakes a frozen layer
+    (but not in a `Phase` in which it is); decay by `layer_weight_decay` is not.
 
     Args:
         inner: an optimizer with a `scale_by_layer` or `adapt_layers` somewhere in it.

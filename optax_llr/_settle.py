@@ -33,7 +33,7 @@ class Settling:
         calm: for each layer, at how many checks in a row it was below the threshold.
         threshold: radians a step, above 0.
         checks: how many checks in a row make a layer settled.
-        most: how many phases there may be.
+        most: how many phases there may be; with as many, nothing more is frozen.
         step: that of the last check.
         params: the parameters then.
 
@@ -93,7 +93,10 @@ class Settling:
             threshold > 0, f"Settling: expected a threshold above 0, got {threshold}"
         )
         for name, value in (("checks", checks), ("most", most)):
-            require(value >= 1, f"Settling: expected {name} of 1 or above, got {value}")
+            require(
+                value >= 1 and value % 1 == 0,
+                f"Settling: expected {name} to be a whole number above 0, got {value}",
+            )
         none = (False,) * len(layers)
         return cls(
             phases=(Phase(layers, 0, total_steps, none, (0,) * len(layers)),),
@@ -125,10 +128,10 @@ class Settling:
             ValueError: if step is not after the last check, or after the end.
         """
         phase = self.phase
-        if not self.step < step < phase.stop:
+        if not self.step < step <= phase.stop:
             raise ValueError(
                 f"Settling: expected a step after the last check, at {self.step}, and "
-                f"before the end, at {phase.stop}; got {step}"
+                f"up to the end, at {phase.stop}; got {step}"
             )
         angles = np.asarray(_angles(phase.layers, self.params, params))
         rates = tuple((angles / (step - self.step)).tolist())
@@ -150,7 +153,8 @@ class Settling:
         if all(frozen):
             last = np.argmax(np.where(phase.frozen, -1, rates))
             frozen = tuple(i != last for i in range(len(frozen)))
-        if frozen == phase.frozen or len(self.phases) >= self.most:
+        over = step == phase.stop or len(self.phases) >= self.most
+        if over or frozen == phase.frozen:
             return after
         return dataclasses.replace(after, phases=_followed(self.phases, step, frozen))
 

@@ -38,7 +38,8 @@ def tail_exponent(every: Number, low: Number = 0.5, high: Number = 1.5) -> Rule:
     convolution. (An attention's kernels of three axes are read that way too.) Biases
     and norms follow their layer.
 
-    The first and the last layer with a matrix keep 1, and so do layers with fewer than
+    The first and the last layer with a matrix (of those it is given: in a `Phase`, of
+    those that train) keep 1, and so do layers with fewer than
     50 eigenvalues, or with an exponent that is not finite (one whose eigenvalue i is 0,
     say). Where all exponents are equal, or only one layer is left, all keep 1; the
     source then takes s₂.

@@ -377,7 +377,13 @@ def test_the_state_is_that_of_the_inner_optimizer(inner):
 def test_nothing_frozen_is_the_inner_optimizer_itself():
     phase = phase_of((False,) * 5)
     inner, loss = INNER["adam"], lambda params: 0.0
-    assert phase.freeze(inner).update is inner.update
+    state = inner.init(PAIR)
+    whole = optax_llr.Phase(PAIR_LAYERS, 0, 1, (False, False), (0, 0))
+    ours, theirs = (
+        str(jax.make_jaxpr(update)(PAIR, state, PAIR))
+        for update in (whole.freeze(inner).update, inner.update)
+    )
+    assert ours == theirs
     assert phase.stopped(loss) is loss
 
 
@@ -919,3 +925,65 @@ def test_nnx_optimizer_goes_through_phases():
     assert_same_bits(of("dense1 norm1", nnx.state(model)), of("dense1 norm1", before))
     assert (model.head.kernel[...] != before["head"]["kernel"][...]).all()
     assert losses[-1] < losses[0] / 2
+
+
+# --- What a reviewer found ----------------------------------------------------------
+
+PAIR = {"a": jnp.ones((2, 2)), "b": jnp.ones((2, 2))}
+PAIR_LAYERS = optax_llr.match_layers(PAIR, [("a", "a"), ("b", "b")])
+
+
+@pytest.mark.parametrize(
+    "make", [optax.adam, optax.nadam, optax.adan, optax.contrib.ademamix]
+)
+def test_first_update_after_thawing_is_that_of_a_fresh_layer(make):
+    """Whatever the optimizer calls the count that corrects its moments."""
+    optimizer = make(0.1)
+    still = optax_llr.Phase(PAIR_LAYERS, 0, 9, (True, False), (0, 0))
+    thawed = optax_llr.Phase(PAIR_LAYERS, 9, 20, (False, False), (9, 0))
+    state = optimizer.init(PAIR)
+    for _ in range(9):
+        _, state = still.freeze(optimizer).update(PAIR, state, PAIR)
+    ours, _ = thawed.freeze(optimizer).update(PAIR, state, PAIR)
+    fresh, _ = optimizer.update(PAIR, optimizer.init(PAIR), PAIR)
+    np.testing.assert_allclose(ours["a"], fresh["a"], rtol=1e-5)
+
+
+def test_counts_of_the_run_do_not_pause_with_a_layer():
+    rate = optax.linear_schedule(1.0, 0.0, 100)
+    monitored = optax_llr.monitor_layers(optax.sgd(rate), PAIR_LAYERS, rate)
+    optimizer = optax_llr.adapt_layers(
+        monitored, optax_llr.rules.learned(100), PAIR_LAYERS
+    )
+    state = optimizer.init(PAIR)
+    still = optax_llr.Phase(PAIR_LAYERS, 0, 4, (True, False), (0, 0))
+    other = optax_llr.Phase(PAIR_LAYERS, 4, 8, (False, True), (4, 0))
+    for phase in [still] * 4 + [other] * 2:
+        _, state = phase.freeze(optimizer).update(PAIR, state, PAIR)
+    assert (int(state.inner.steps), int(state.rule.steps)) == (6, 6)
+    assert float(state.rule.features[0, 3]) == pytest.approx(0.05)  # step 5 of 100
+
+
+@pytest.mark.parametrize("optimizer", [optax.lbfgs(0.1), optax.sm3(0.1)])
+def test_what_cannot_be_split_is_refused_before_anything_is_frozen(optimizer):
+    phase = optax_llr.Phase(PAIR_LAYERS, 0, 9, (False, False), (0, 0))
+    with pytest.raises(ValueError, match="cannot tell which part"):
+        phase.freeze(optimizer).update(PAIR, optimizer.init(PAIR), PAIR)
+
+
+def test_statistics_that_no_layer_owns_are_refused():
+    phase = optax_llr.Phase(PAIR_LAYERS, 0, 9, (True, False), (0, 0))
+    with pytest.raises(ValueError, match="'norm/mean' stand in no module"):
+        phase.held({"norm": {"mean": jnp.ones(2)}}, {"norm": {"mean": jnp.zeros(2)}})
+
+
+def test_counts_of_random_streams_are_left_alone():
+    phase = optax_llr.Phase(PAIR_LAYERS, 0, 9, (True, False), (0, 0))
+    after = phase.held({"drop": {"count": jnp.int32(3)}}, {"drop": {"count": 2}})
+    assert after == {"drop": {"count": 3}}
+
+
+def test_statistics_of_another_structure_are_refused():
+    phase = optax_llr.Phase(PAIR_LAYERS, 0, 9, (True, False), (0, 0))
+    with pytest.raises(ValueError, match="the same structure before and after"):
+        phase.held({"mean": jnp.ones(2)}, {})

@@ -210,7 +210,7 @@ def test_measures_are_those_of_measure_layers_by_hand(kind, every):
                 initial=PARAMS,
             )
         previous = gradients
-        assert state.count == count + 1
+        assert state.steps == count + 1
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
             state.measures,

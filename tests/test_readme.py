@@ -71,5 +71,5 @@ def test_readme_commands_install_what_they_use():
     commands = re.findall(r"^python -m pip install .*$", text_of("README.md"), re.M)
     assert commands == [
         'python -m pip install -e ".[experiments]" && python -m experiments study',
-        'python -m pip install -e ".[dev]" && python -m pytest',
+        'python -m pip install -e ".[dev]" && python -m pytest -n 2',
     ]

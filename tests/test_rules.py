@@ -968,3 +968,27 @@ def test_types_stay_in_double_precision(name, dtype):
         optax.sgd(0.1), getattr(rules, name)(**arguments), LAYERS, tuple(np.ones(2))
     )
     assert_types_stay(optimizer, {k: jnp.asarray(v, dtype) for k, v in tree(1).items()})
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_learned_goes_on_after_a_step_in_which_no_layer_could_be_measured(relative):
+    params = {"a": jnp.ones((2, 2)), "b": jnp.ones((2, 2))}
+    layers = optax_llr.match_layers(params, [("a", "a"), ("b", "b")])
+    optimizer = optax_llr.adapt_layers(
+        optax.apply_if_finite(optax.adam(1e-2), 5),
+        rules.learned(50, rate=0.05),
+        layers,
+        relative=relative,
+    )
+    state, used = optimizer.init(params), []
+    update = jax.jit(optimizer.update)
+    for step in range(12):
+        gradient = {"a": params["a"], "b": -0.1 * params["b"] * (-1) ** step}
+        if step == 5:
+            gradient = jax.tree.map(lambda g: g * jnp.nan, gradient)
+        _, state = update(gradient, state, params)
+        used.append(np.asarray(state.measured))
+    assert np.isfinite(jax.tree.leaves(state.rule.network)[0]).all()
+    assert np.isfinite(used).all()
+    assert (used[5] == used[4]).all()
+    assert (used[-1] != used[5]).any()

@@ -116,8 +116,9 @@ def test_parameters_may_be_donated_after_a_check():
     ("changes", "message"),
     [
         ({"threshold": 0.0}, "threshold above 0, got 0.0"),
-        ({"checks": 0}, "checks of 1 or above, got 0"),
-        ({"most": 0}, "most of 1 or above, got 0"),
+        ({"checks": 0}, "checks to be a whole number above 0, got 0"),
+        ({"checks": 2.5}, "checks to be a whole number above 0, got 2.5"),
+        ({"most": 0}, "most to be a whole number above 0, got 0"),
         ({"total_steps": 0}, "got 0 and 0"),
     ],
 )
@@ -126,7 +127,13 @@ def test_bad_numbers_are_refused(changes, message):
         begin(**changes)
 
 
-@pytest.mark.parametrize("step", [0, 1000, -5])
+def test_a_check_at_the_end_measures_and_begins_no_phase():
+    settling = begin(checks=1).check(1000, turned([0, 1, 1]))
+    assert settling.rates[1] == pytest.approx(1e-3, rel=1e-4)
+    assert len(settling.phases) == 1
+
+
+@pytest.mark.parametrize("step", [0, 1001, -5])
 def test_steps_must_go_on(step):
     with pytest.raises(ValueError, match=f"after the last check, at 0.*got {step}"):
         begin().check(step, PARAMS)
