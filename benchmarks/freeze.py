@@ -76,8 +76,11 @@ def measure(
     (whole,), stages = trainer._stages(UNIFORM), trainer._stages(freezeout)
     times = timed(trainer, freezeout, [whole, *stages], rounds)
     ratios = [
-        statistics.median(t / base for t, base in zip(row, times[0], strict=True))
-        for row in times[1:]
+        # Where nothing is frozen it is the same program, and differs by noise only.
+        1.0
+        if stage.stepping is whole.stepping
+        else statistics.median(t / base for t, base in zip(row, times[0], strict=True))
+        for stage, row in zip(stages, times[1:], strict=True)
     ]
     step = statistics.median(times[0])
     shares = [len(range(s.phase.start, s.phase.stop)) / TOTAL for s in stages]
