@@ -12,22 +12,20 @@ schedule the compiled training steps of all phases are timed in one process, in 
     predicted  floating-point operations, by XLA's count, by those of a whole step
     measured   median of the ratios of its time to a whole step's of the same round
     run        the time of a run that takes `--minutes` without freezing, by that: all
-               phases at their lengths, and each compiled once; and the same without the
-               compiling
+               phases at their lengths, and each compiled once
 
 Nothing is trained to an end here, and no accuracy compared: that is a study's business.
 """
 
 import argparse
 import dataclasses
-import json
 import pathlib
 import statistics
 import time
 from typing import Any
 
 import jax
-import update
+from record import environment, write
 
 import optax_llr
 from experiments import config, data, train
@@ -83,7 +81,7 @@ def measure(
         for stage, row in zip(stages, times[1:], strict=True)
     ]
     step = statistics.median(times[0])
-    shares = [len(range(s.phase.start, s.phase.stop)) / TOTAL for s in stages]
+    shares = [len(s.phase) / TOTAL for s in stages]
     predicted = sum(
         share * stage.about["predicted"]
         for share, stage in zip(shares, stages, strict=True)
@@ -140,7 +138,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--json", type=pathlib.Path, help="write the record here")
     options = parser.parse_args()
-    record: dict[str, Any] = {"environment": update.environment(), "results": []}
+    record: dict[str, Any] = {"environment": environment(), "results": []}
     print(record["environment"])
     print("model  power  t0  phases  predicted  measured  of predicted  run, compiled")
     for model in options.models:
@@ -155,9 +153,7 @@ def main() -> None:
             )
             which = {"model": model, "power": power, "t0": t0}
             record["results"].append({**which, **found})
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(record, indent=1) + "\n")
+    write(options.json, record)
 
 
 if __name__ == "__main__":

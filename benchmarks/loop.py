@@ -24,10 +24,7 @@ import argparse
 import contextlib
 import dataclasses
 import importlib
-import json
-import os
 import pathlib
-import platform
 import statistics
 import sys
 import tempfile
@@ -37,7 +34,7 @@ from typing import Any
 from unittest import mock
 
 import jax
-import numpy as np
+from record import environment, write
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
@@ -183,22 +180,6 @@ def compare(forms: dict[str, Rate], rounds: int) -> dict[str, Any]:
     return found
 
 
-def environment() -> dict[str, Any]:
-    """Where the figures were taken."""
-    device = jax.devices()[0]
-    torch = sys.modules.get("torch")
-    return {
-        "device": device.device_kind,
-        "platform": device.platform,
-        "cpus": os.cpu_count(),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "numpy": np.__version__,
-        "torch": torch and torch.__version__,
-    }
-
-
 def main() -> None:
     """Parses the command line, measures, prints, writes the record."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -218,11 +199,10 @@ def main() -> None:
                 flush=True,
             )
             record["results"].append({"model": model, "form": form, **found})
-    record["environment"] = environment()
+    torch = sys.modules.get("torch")
+    record["environment"] = environment() | {"torch": torch and torch.__version__}
     print(record["environment"])
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(record, indent=1) + "\n")
+    write(options.json, record)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ the optimizer, and without any:
 """
 
 import argparse
-import json
 import pathlib
 from typing import Any
 
@@ -29,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import update
+from record import environment, write
 
 import optax_llr
 from optax_llr import Layers, LayerStep, Rule, rules
@@ -108,7 +108,7 @@ def main() -> None:
     square = (options.width, options.width)
     params = {f"layer{i:04}": jnp.ones(square) for i in range(options.layers)}
     layers = optax_llr.match_layers(params, [(name, name) for name in params])
-    record: dict[str, Any] = {"environment": update.environment(), "results": []}
+    record: dict[str, Any] = {"environment": environment(), "results": []}
     print(record["environment"])
     print(f"{options.layers} layers of {options.width}×{options.width}")
     for name, optimizer in update.OPTIMIZERS.items():
@@ -122,9 +122,7 @@ def main() -> None:
             record["results"].append(
                 {"optimizer": name, "form": form, **held, **phases}
             )
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(record, indent=1) + "\n")
+    write(options.json, record)
 
 
 if __name__ == "__main__":

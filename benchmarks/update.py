@@ -20,10 +20,7 @@ Printed are medians of the ratios to `alone` of the same round, and their range.
 
 import argparse
 import functools
-import json
-import os
 import pathlib
-import platform
 import re
 import statistics
 import time
@@ -34,6 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from record import environment, write
 
 import optax_llr
 
@@ -206,19 +204,6 @@ def profile(num_layers: int, rounds: int, steps: int) -> None:
             )
 
 
-def environment() -> dict[str, Any]:
-    """Where the figures were taken."""
-    device = jax.devices()[0]
-    return {
-        "device": device.device_kind,
-        "platform": device.platform,
-        "cpus": os.cpu_count(),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        **{m.__name__: m.__version__ for m in (jax, optax, np, optax_llr)},
-    }
-
-
 def main() -> None:
     """Parses the command line, measures, prints, writes the record."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -252,9 +237,7 @@ def main() -> None:
                     {"layers": num_layers, "stacked": stacked, "optimizer": name}
                     | {"form": form, **phases}
                 )
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(record, indent=1) + "\n")
+    write(options.json, record)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from .cifar import DataError, Split
 from .config import Config
 from .data import Dataset
 from .models.convolution import compiler_options
-from .optimizers import Layering, measured
+from .optimizers import Layering, measured, scheduled
 from .policies import Policy
 from .program import Images, Program, Tables, TrainState, evaluated
 from .rates import global_rate
@@ -69,8 +69,11 @@ class Trainer:
         self._train = _on_device(dataset.train.images, dataset.train.labels)
         self._validation = _batches(dataset.validation)
         self._test = _batches(dataset.test)
-        self._dataset = dataset
-        self.layers = Program(config, dataset).layers
+        self._program = functools.cache(functools.partial(Program, config, dataset))
+        self.layers = self._program(scheduled).layers
+        self._tables = functools.cache(
+            lambda policy: policy_tables(policy, config, self.layers)
+        )
         self._compiled = functools.cache(self._compile)
         self._stepping = functools.cache(self._compile_steps)
         self._stages = functools.cache(self._plan)
@@ -95,7 +98,7 @@ class Trainer:
         Returns:
             The last event.
         """
-        config, tables = self._config, policy_tables(policy, self._config, self.layers)
+        config, tables = self._config, self._tables(policy)
         compiled = self._compiled(policy.layering)
         state, seconds = journal.start or (compiled.initial(jax.random.key(seed)), 0.0)
         run = _Run(
@@ -194,7 +197,7 @@ class Trainer:
     def _plan(self, policy: Policy) -> "list[_Stage]":
         """The phases of a run, compiled."""
         total = self._config.total_steps
-        multipliers = policy_tables(policy, self._config, self.layers).multipliers
+        multipliers = self._tables(policy).multipliers
         shortest = max(1, round(self._config.shortest_phase * total))
         phases = optax_llr.freeze_phases(
             self.layers, optax_llr.table(multipliers), total, shortest
@@ -211,7 +214,7 @@ class Trainer:
 
     def _compile(self, layering: Layering) -> "_Compiled":
         """Compiles ahead of the first run, so that no run's time includes it."""
-        program = Program(self._config, self._dataset, layering)
+        program = self._program(layering)
         key = jax.random.key(0)
         state = jax.eval_shape(program.initial, key)
         score = _jit(program.score)

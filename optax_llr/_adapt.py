@@ -53,6 +53,11 @@ class AdaptLayersState(NamedTuple):
     scale: ScaleByLayerState  # with the multipliers that the last step used
 
 
+def is_adapted(node: Any) -> bool:
+    """Whether a node of a tree is a state of `adapt_layers`."""
+    return isinstance(node, AdaptLayersState)
+
+
 def adapt_layers(
     inner: optax.GradientTransformation,
     rule: Rule,

@@ -32,6 +32,16 @@ def check_numbers(function: str, **numbers: object) -> None:
             )
 
 
+def check_counts(function: str, **counts: Any) -> None:
+    """Demands whole numbers above 0, by the names of the arguments."""
+    check_numbers(function, **counts)
+    for name, value in counts.items():
+        require(
+            (value >= 1) & (value % 1 == 0),
+            f"{function}: expected {name} to be a whole number above 0, got {value}",
+        )
+
+
 def is_number(value: object) -> bool:
     """Whether it is one finite real number."""
     if not isinstance(value, int | float | np.generic | np.ndarray | jax.Array):

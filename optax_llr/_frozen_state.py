@@ -16,8 +16,9 @@ import numpy as np
 import optax
 from jax.tree_util import GetAttrKey, tree_flatten_with_path, tree_leaves_with_path
 
-from ._adapt import AdaptLayersState
+from ._adapt import is_adapted
 from ._layers import PyTree, leaves_by_path, path_of
+from ._multipliers import along_axis_0
 
 _COUNTS = {(GetAttrKey("count"),), (GetAttrKey("t"),)}
 Mask = bool | np.ndarray
@@ -67,8 +68,8 @@ class Split:
         self.own = [keys[-1:] in _COUNTS and keys[:-1] in owners for keys, _ in found]
         adapted = [
             keys
-            for keys, node in tree_leaves_with_path(state, is_leaf=_is_adapted)
-            if _is_adapted(node)
+            for keys, node in tree_leaves_with_path(state, is_leaf=is_adapted)
+            if is_adapted(node)
         ]
         self.measured = [
             path is None
@@ -142,10 +143,6 @@ def _marked(
         ) from error
 
 
-def _is_adapted(node: Any) -> bool:
-    return isinstance(node, AdaptLayersState)
-
-
 def _is_multi_steps(node: Any) -> bool:
     return isinstance(node, optax.MultiStepsState)
 
@@ -166,11 +163,6 @@ def choose(frozen: Mask, old: jax.Array, new: jax.Array) -> jax.Array:
     if isinstance(frozen, np.ndarray):
         return jnp.where(along_axis_0(frozen, new), old, new)
     return old if frozen else new
-
-
-def along_axis_0(values: np.ndarray, leaf: jax.Array) -> np.ndarray:
-    """Values of slices, to be broadcast against the leaf."""
-    return values.reshape((-1,) + (1,) * (jnp.ndim(leaf) - 1))
 
 
 def _masked(leaf: jax.Array, frozen: Mask) -> Any:

@@ -9,8 +9,8 @@ import optax
 from jax import lax
 
 from ._check import Number
-from ._layers import Layers, PyTree, leaves_by_path
-from ._multipliers import check_kind, check_leaf, check_params
+from ._layers import Layers, PyTree
+from ._multipliers import check_kind, check_leaves, check_params
 from ._reduce import layer_cosine, layer_slices, layer_sum, layers_in, remembered
 from ._rotation import layer_rotation
 
@@ -159,8 +159,7 @@ def monitor_layers(
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params: PyTree) -> MonitorLayersState:
-        for path, leaf in leaves_by_path(params).items():
-            check_leaf(layers, path, leaf)
+        check_leaves(layers, params)
         return MonitorLayersState(
             inner=inner.init(params),
             steps=jnp.int32(0),

@@ -49,6 +49,7 @@ class LaycaState(NamedTuple):
     fingerprint: jax.Array  # shape=(), dtype=jnp.uint32; of the Layers it belongs to
 
 
+AnyArray = TypeVar("AnyArray", jax.Array, np.ndarray)
 LayerState: TypeAlias = ScaleByLayerState | LayerWeightDecayState | LaycaState
 AnyLayerState = TypeVar(
     "AnyLayerState", ScaleByLayerState, LayerWeightDecayState, LaycaState
@@ -126,6 +127,12 @@ def check_leaf(layers: Layers, path: str, leaf: Any) -> None:
         )
 
 
+def check_leaves(layers: Layers, tree: PyTree) -> None:
+    """Refuses a tree with a leaf that these `Layers` do not know."""
+    for path, leaf in leaves_by_path(tree).items():
+        check_leaf(layers, path, leaf)
+
+
 def is_layer_state(node: Any) -> bool:
     """Whether a node of a tree is a state of a transformation with multipliers."""
     return isinstance(node, LayerState)
@@ -141,8 +148,7 @@ def check_constant(layers: Layers, multipliers: Multipliers) -> None:
 def initial_fields(
     layers: Layers, multipliers: Multipliers, params: PyTree
 ) -> tuple[jax.Array, jax.Array, tuple[jax.Array, ...], jax.Array]:
-    for path, leaf in leaves_by_path(params).items():
-        check_leaf(layers, path, leaf)
+    check_leaves(layers, params)
     count = jnp.zeros([], jnp.int32)
     return (
         count,
@@ -215,7 +221,7 @@ def map_leaves(
             together.setdefault(member, []).append((path, operand))
         else:
             values = state.multipliers[np.array(member, np.int32)]
-            mapped[path] = function(_along_axis_0(values, leaf), *operand)
+            mapped[path] = function(along_axis_0(values, leaf), *operand)
     for layer, members in together.items():
         row, column = state.digits[layer // side], state.digits[layer % side]
         results = _map_layer(function, square, row, column, [o for _, o in members])
@@ -236,7 +242,8 @@ def _map_layer(
     return [function(multiplier, *operand) for operand in operands]
 
 
-def _along_axis_0(values: jax.Array, leaf: jax.Array) -> jax.Array:
+def along_axis_0(values: AnyArray, leaf: jax.Array) -> AnyArray:
+    """Values of slices, to be broadcast against the leaf."""
     return values.reshape((-1,) + (1,) * (jnp.ndim(leaf) - 1))
 
 

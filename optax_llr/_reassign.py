@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._adapt import AdaptLayersState
+from ._adapt import is_adapted
 from ._layers import Layers, PyTree
 from ._multipliers import LayerState, digits, fingerprint, is_layer_state, layer_states
 
@@ -57,8 +57,8 @@ def reassign_layers(opt_state: PyTree, layers: Layers) -> PyTree:
             ),
         )
 
-    nodes = jax.tree.leaves(opt_state, is_leaf=_is_adapt_state)
-    if any(_is_adapt_state(node) for node in nodes):
+    nodes = jax.tree.leaves(opt_state, is_leaf=is_adapted)
+    if any(is_adapted(node) for node in nodes):
         raise ValueError(
             "reassign_layers: this optimizer state holds multipliers that a rule "
             "measured for each of the old layers, which the new ones cannot take over. "
@@ -83,7 +83,3 @@ def reassign_layers(opt_state: PyTree, layers: Layers) -> PyTree:
 def _as_boxed(old: Any, new: jax.Array) -> Any:
     """The new array in the box of the old one: `nnx.Optimizer` boxes all its state."""
     return jax.tree.unflatten(jax.tree.structure(old), [new])
-
-
-def _is_adapt_state(node: Any) -> bool:
-    return isinstance(node, AdaptLayersState)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from ._check import Number, check_numbers, require
+from ._check import Number, check_counts, check_numbers, require
 from ._layers import PyTree
 from ._multipliers import ScaleByLayerState, check_kind, is_layer_state, layer_states
 
@@ -75,7 +75,12 @@ def revert_to_uniform(
         >>> optax_llr.layer_multipliers(state, layers), int(state.reverting)
         ({'conv': 1.5, 'head': 0.5}, 2)
     """
-    _check(patience=patience, steps=steps, accumulation_size=accumulation_size)
+    check_counts(
+        "revert_to_uniform",
+        patience=patience,
+        steps=steps,
+        accumulation_size=accumulation_size,
+    )
     check_numbers("revert_to_uniform", rtol=rtol)
     require(rtol >= 0, f"revert_to_uniform: expected rtol of 0 or above, got {rtol}")
     inner = optax.with_extra_args_support(inner)
@@ -155,13 +160,3 @@ def _watched(
         best=jnp.where(due & fine & (mean < state.best), mean, state.best),
         worse=jnp.where(due, worse, state.worse),
     )
-
-
-def _check(**counts: Any) -> None:
-    check_numbers("revert_to_uniform", **counts)
-    for name, value in counts.items():
-        require(
-            (value >= 1) & (value % 1 == 0),
-            f"revert_to_uniform: expected {name} to be a whole number above 0, "
-            f"got {value}",
-        )

@@ -12,7 +12,7 @@ from ._multipliers import (
     Multipliers,
     at_this_step,
     check_constant,
-    check_leaf,
+    check_leaves,
     check_params,
     initial_fields,
     map_leaves,
@@ -137,8 +137,7 @@ def layer_rotation(layers: Layers, initial: PyTree, params: PyTree) -> jax.Array
 
 def kernels(layers: Layers, params: PyTree) -> dict[str, jax.Array]:
     """By path, the leaves whose slices or wholes have two axes or more."""
-    for path, leaf in leaves_by_path(params).items():
-        check_leaf(layers, path, leaf)
+    check_leaves(layers, params)
     return {
         path: leaf
         for path, leaf in leaves_by_path(params).items()

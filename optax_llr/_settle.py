@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._check import check_arguments, require
+from ._check import check_arguments, check_counts, require
 from ._freeze import Phase
 from ._layers import Layers, PyTree
 from ._reduce import layer_sum
@@ -86,17 +86,11 @@ class Settling:
         Raises:
             ValueError: for numbers that are none of these.
         """
-        check_arguments(
-            "Settling", layers, threshold=threshold, checks=checks, most=most
-        )
+        check_arguments("Settling", layers, threshold=threshold)
+        check_counts("Settling", checks=checks, most=most)
         require(
             threshold > 0, f"Settling: expected a threshold above 0, got {threshold}"
         )
-        for name, value in (("checks", checks), ("most", most)):
-            require(
-                value >= 1 and value % 1 == 0,
-                f"Settling: expected {name} to be a whole number above 0, got {value}",
-            )
         none = (False,) * len(layers)
         return cls(
             phases=(Phase(layers, 0, total_steps, none, (0,) * len(layers)),),

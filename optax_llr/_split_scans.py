@@ -55,11 +55,8 @@ def split_scans(
         closed, shape = jax.make_jaxpr(flat, return_shape=True)(*arrays)
         # Parameters come first among all leaves, in their own order.
         marks = [frozen.get(path) for path in leaves_by_path(params)]
-        by_leaf = itertools.chain(marks, itertools.repeat(None))
-        of_leaf = dict(enumerate(itertools.islice(by_leaf, len(leaves))))
-        out = _evaluate(
-            closed.jaxpr, closed.consts, arrays, [of_leaf[i] for i in traced]
-        )
+        marks += [None] * (len(leaves) - len(marks))
+        out = _evaluate(closed.jaxpr, closed.consts, arrays, [marks[i] for i in traced])
         return jax.tree.unflatten(jax.tree.structure(shape), [v for v, _ in out])
 
     return split

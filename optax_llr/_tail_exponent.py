@@ -9,7 +9,7 @@ import optax
 from jax import lax
 
 from ._adapt import LayerStep, Rule
-from ._check import Number, check_numbers, require
+from ._check import Number, check_counts, check_numbers, require
 from ._layers import Layers, PyTree
 from ._reduce import layer_slices
 
@@ -75,11 +75,8 @@ def tail_exponent(every: Number, low: Number = 0.5, high: Number = 1.5) -> Rule:
         Zhou et al., Temperature Balancing, Layer-wise Weight Analysis, and Neural
         Network Training, `arXiv:2312.00359 <https://arxiv.org/abs/2312.00359>`_
     """
-    check_numbers("tail_exponent", every=every, low=low, high=high)
-    require(
-        (every >= 1) & (every % 1 == 0),
-        f"tail_exponent: expected every to be a whole number above 0, got {every}",
-    )
+    check_counts("tail_exponent", every=every)
+    check_numbers("tail_exponent", low=low, high=high)
     require(
         (low >= 0) & (high >= low),
         f"tail_exponent: expected 0 ≤ low ≤ high, got {low} and {high}",
