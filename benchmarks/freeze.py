@@ -14,7 +14,7 @@ schedule the compiled training steps of all phases are timed in one process, in 
     run        the time of a run that takes `--minutes` without freezing, by that: all
                phases at their lengths, and each compiled once
 
-Nothing is trained to an end here, and no accuracy compared: that is a study's business.
+Nothing is trained to an end here: `freeze_runs.py` does that.
 """
 
 import argparse
@@ -25,13 +25,14 @@ import time
 from typing import Any
 
 import jax
+import numpy as np
 from record import environment, write
 
 import optax_llr
 from experiments import config, data, train
 from experiments.policies import POLICIES, Policy
 
-MODELS = ("resnet20", "densenet76", "vit")
+MODELS = ("resnet20", "densenet76", "vit12")
 SCHEDULES = [(power, t0) for power in (1, 3) for t0 in (0.5, 0.8)]
 UNIFORM = POLICIES["uniform"]
 TOTAL = 1_000  # steps that the phases are cut of; their shares are what counts
@@ -64,14 +65,15 @@ def measure(
     trainer: Any, freezeout: Policy, rounds: int, minutes: float
 ) -> dict[str, Any]:
     """The phases of a schedule, each with its costs, and what they come to."""
-    for cache in (trainer._stages, trainer._stepping):
+    compiler = trainer._compiler
+    for cache in (compiler.stages, compiler.steps):
         cache.cache_clear()  # schedules share phases; here each compiles its own
     seconds: dict[str, float] = {}
     for name, plan in (("whole", UNIFORM), ("phases", freezeout)):
         began = time.perf_counter()
         trainer.like(plan)  # compiles
         seconds[name] = time.perf_counter() - began
-    (whole,), stages = trainer._stages(UNIFORM), trainer._stages(freezeout)
+    (whole,), stages = compiler.stages(UNIFORM, 1), compiler.stages(freezeout, 1)
     times = timed(trainer, freezeout, [whole, *stages], rounds)
     ratios = [
         # Where nothing is frozen it is the same program, and differs by noise only.
@@ -112,11 +114,9 @@ def timed(
     trainer: Any, freezeout: Policy, stages: list[Any], rounds: int
 ) -> list[list[float]]:
     """Seconds of a step of each stage in each round."""
-    tables = jax.device_put(
-        train.policy_tables(freezeout, trainer._config, trainer.layers)
-    )
-    initial = trainer._compiled(freezeout.layering).initial
-    states = [initial(jax.random.key(0)) for _ in stages]
+    tables = jax.device_put(trainer._compiler.tables(freezeout))
+    initial = trainer._compiler.program(freezeout.layering, 1).initial
+    states = [initial(np.uint32(0)) for _ in stages]
     times: list[list[float]] = [[] for _ in stages]
     for number in range(rounds + 1):
         for i, stage in enumerate(stages):

@@ -34,11 +34,12 @@ from typing import Any
 from unittest import mock
 
 import jax
+import numpy as np
 from record import environment, write
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from experiments import config, data, models, train
+from experiments import compiling, config, data, models, train
 from experiments.journal import Journal
 from experiments.policies import POLICIES
 
@@ -83,16 +84,17 @@ def plain_convolutions() -> Generator[None]:
     form = jax.lax.conv_general_dilated
     with (
         mock.patch.object(models.parts, "convolution", form),
-        mock.patch.object(train, "compiler_options", dict),
+        mock.patch.object(compiling, "compiler_options", dict),
     ):
         yield
 
 
 def bare(trainer: Any, settings: config.Config) -> float:
     """The compiled step, called as often as a run has steps."""
-    tables = jax.device_put(train.policy_tables(POLICY, settings, trainer.layers))
-    state = trainer._compiled(POLICY.layering).initial(jax.random.key(0))
-    step = trainer._stages(POLICY)[0].stepping.step
+    compiler = trainer._compiler
+    tables = jax.device_put(compiler.tables(POLICY))
+    state = compiler.program(POLICY.layering, 1).initial(np.uint32(0))
+    step = compiler.stages(POLICY, 1)[0].stepping.step
     jax.block_until_ready((state, tables))
     began = time.perf_counter()
     for _ in range(settings.total_steps):

@@ -2,8 +2,18 @@
 
 python -m experiments study [PRESET] [--FIELD VALUE …]
     Train every policy under every seed and report. PRESET is one of
-    demo (the default), cifar10-shallow, cifar10-measured, cifar10-resnet20;
+    demo (the default), cifar10-shallow, cifar10-measured, cifar10-resnet20,
+    or a file ending in .json with fields of a configuration;
     `study PRESET --help` explains every field and shows its value there.
+
+python -m experiments tune [PRESET] [--trials N] [--FIELD VALUE …]
+    Search for the best numbers of every policy, on the validation images;
+    write them as a file that `study` takes. The same command goes on, also
+    where others are at work on the same search.
+
+python -m experiments find [PRESET] [--horizon K] [--FIELD VALUE …]
+    Range test: which multiplier each layer would like best after a short
+    warm-up, how sure that is, and how large one may be.
 
 python -m experiments report FOLDER
     Make plots and report.html again from the records in FOLDER.
@@ -12,14 +22,21 @@ python -m experiments policies
     What each policy does, where it comes from and what is expected of it.
 """
 
+import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import tyro
 
-from . import shell
+from . import config_file, find, search, shell
 from .config import PRESETS, Config, validate
+
+if TYPE_CHECKING:  # it needs JAX, which takes seconds to import
+    from . import data
+
+Asked = TypeVar("Asked", Config, search.Search, find.Find)
 
 REFUSED = 2  # exit status: what was asked for cannot be done
 
@@ -30,6 +47,10 @@ def main(arguments: Sequence[str]) -> int:
         match arguments:
             case ["study", *rest]:
                 return _study(rest)
+            case ["tune", *rest]:
+                return _tune(rest)
+            case ["find", *rest]:
+                return _find(rest)
             case ["report", folder] if not folder.startswith("-"):
                 return _report(Path(folder))
             case ["policies"]:
@@ -39,7 +60,9 @@ def main(arguments: Sequence[str]) -> int:
                 return 0
             case _:
                 got = " ".join(arguments) or "nothing"
-                return _refuse(f"expected study, report FOLDER or policies; got {got}")
+                return _refuse(
+                    f"expected study, tune, find, report FOLDER or policies; got {got}"
+                )
     except shell.Stop as stop:
         return stop.status
     except OSError as error:  # a file or folder that cannot be read or written
@@ -47,39 +70,99 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _study(arguments: Sequence[str]) -> int:
+    try:
+        config = _parse("study", arguments, lambda config: config)
+        validate(config)
+        from . import hosts, study
+
+        if config.distributed:
+            hosts.join()
+        dataset = _prepare(config)
+        if not hosts.lead():
+            return study.follow(config, dataset)
+        return study.run(config, dataset, _command("study", arguments))
+    except ValueError as error:
+        return _refuse(error)
+
+
+def _tune(arguments: Sequence[str]) -> int:
+    try:
+        asked = _parse("tune", arguments, search.Search)
+        search.validate(asked)
+        dataset = _prepare(asked.config)
+        from . import tune
+
+        return tune.run(asked, dataset, _command("tune", arguments))
+    except ValueError as error:
+        return _refuse(error)
+
+
+def _find(arguments: Sequence[str]) -> int:
+    try:
+        asked = _parse("find", arguments, find.Find)
+        find.validate(asked)
+        dataset = _prepare(asked.config)
+        from . import finding
+
+        return finding.run(asked, dataset, _command("find", arguments))
+    except ValueError as error:
+        return _refuse(error)
+
+
+def _parse(
+    command: str, arguments: Sequence[str], around: Callable[[Config], Asked]
+) -> Asked:
+    """What a command asks for: what it makes of a preset or a file, and its flags."""
     named = bool(arguments) and not arguments[0].startswith("-")
     preset, *fields = arguments if named else ("demo", *arguments)
-    if preset not in PRESETS:
-        return _refuse(f"preset must be one of {', '.join(PRESETS)}; got {preset!r}")
-    config = tyro.cli(
-        Config,
-        default=PRESETS[preset],
+    if preset.endswith(".json"):
+        config = config_file.read(Path(preset))
+    elif preset in PRESETS:
+        config = PRESETS[preset]
+    else:
+        raise ValueError(
+            f"preset must be one of {', '.join(PRESETS)}, or a file ending in .json; "
+            f"got {preset!r}"
+        )
+    # A dictionary that is not empty would have a flag for each key, and no more keys.
+    default = around(dataclasses.replace(config, numbers={}))
+    asked = tyro.cli(
+        type(default),
+        default=default,
         args=fields,
-        prog=f"python -m experiments study {preset}",
+        prog=f"python -m experiments {command} {preset}",
         description=f"Presets: {', '.join(PRESETS)}. Defaults are those of {preset}.",
     )
-    try:
-        validate(config)
-        from . import data
+    return _having(asked, config.numbers)
 
-        dataset = data.load(
-            config.source,
-            archive=config.archive,
-            validation=config.validation,
-            train_fraction=config.train_fraction,
-            label_noise=config.label_noise,
-        )
-    except ValueError as error:
-        return _refuse(error)
-    from . import study, train
 
+def _having(asked: Asked, numbers: Mapping[str, float]) -> Asked:
+    """The same, with these numbers where the command line says nothing of them."""
+    if isinstance(asked, Config):
+        return dataclasses.replace(asked, numbers={**numbers, **asked.numbers})
+    return dataclasses.replace(asked, config=_having(asked.config, numbers))
+
+
+def _prepare(config: Config) -> "data.Dataset":
+    """Checks what needs JAX to be checked, and reads the data."""
+    from . import compiling, data
+    from .policies import configured
+
+    configured(config)
+    dataset = data.load(
+        config.source,
+        archive=config.archive,
+        validation=config.validation,
+        train_fraction=config.train_fraction,
+        label_noise=config.label_noise,
+    )
     shell.check()
-    train.use_compilation_cache()
-    command = ["python", "-m", "experiments", "study", *arguments]
-    try:
-        return study.run(config, dataset, command)
-    except ValueError as error:
-        return _refuse(error)
+    compiling.use_compilation_cache()
+    return dataset
+
+
+def _command(command: str, arguments: Sequence[str]) -> list[str]:
+    return ["python", "-m", "experiments", command, *arguments]
 
 
 def _report(folder: Path) -> int:
@@ -99,6 +182,7 @@ def _policies() -> int:
     for policy in POLICIES.values():
         print(policy.name)
         print(f"  does      {policy.summary}")
+        print(f"  numbers   {', '.join(['rate', *map(str, policy.numbers(1.0)[1:])])}")
         print(f"  expected  {policy.expectation}")
         print(f"  control   {policy.control}")
         print(f"  source    {policy.source}\n")

@@ -44,7 +44,7 @@ class Checkpoints:
         """
         if step in self._manager.all_steps():
             return
-        arrays = _arrays(state)
+        arrays = to_arrays(state)
         sealed = {**about, "sha256": _digest(arrays, about)}
         try:
             self._manager.save(
@@ -85,7 +85,7 @@ class Checkpoints:
             try:
                 arrays, about = self._read(step)
                 check(about)
-                return _state(arrays, like), about
+                return from_arrays(arrays, like), about
             except Exception as error:  # what damage raises differs by the damage
                 reason = str(error).splitlines()[0] if str(error) else repr(error)
                 say(f"checkpoint of step {step:,} is not used: {reason:.200}")
@@ -100,7 +100,17 @@ class Checkpoints:
         self._manager.close()
 
     def _open(self) -> ocp.CheckpointManager:
-        options = ocp.CheckpointManagerOptions(max_to_keep=KEPT)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=KEPT,
+            create=False,
+            # Of several processes the first one writes alone.
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=0, active_processes={0}, barrier_sync_key_prefix="first"
+            )
+            if jax.process_count() > 1
+            else ocp.options.MultiprocessingOptions(),
+        )
         return ocp.CheckpointManager(self._folder, options=options)
 
     def _read(self, step: int) -> tuple[Arrays, About]:
@@ -120,10 +130,10 @@ class Checkpoints:
 
 def sha256(tree: Any) -> str:
     """A checksum of all arrays in a tree, with their paths, shapes and dtypes."""
-    return _digest(_arrays(tree), {})
+    return _digest(to_arrays(tree), {})
 
 
-def _arrays(tree: Any) -> Arrays:
+def to_arrays(tree: Any) -> Arrays:
     """Copies of the leaves by their paths; of random keys, what they consist of.
 
     Copies, because on a CPU the arrays share their memory with what the next step
@@ -137,7 +147,7 @@ def _arrays(tree: Any) -> Arrays:
     }
 
 
-def _state(arrays: Arrays, like: State) -> State:
+def from_arrays(arrays: Arrays, like: State) -> State:
     """The arrays on the device, as a tree of the same structure."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
     names = [jax.tree_util.keystr(path) for path, _ in leaves]

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 # fmt: off
 MODELS = {
@@ -18,6 +19,7 @@ MODELS = {
         ("batch", "group", "none"),
     ),
     "vit": ("layer",),
+    "vit12": ("layer",),
     "transformer-rows": ("layer",),
     "lstm-rows": ("none",),
 }
@@ -86,7 +88,8 @@ class Config:
     model: str = "cnn-shallow"
     """A plain net: cnn-shallow, vgg5, vgg8, vgg11, vgg13, vgg16, vgg19, layca-cnn1,
     layca-cnn2; a residual one: resnet20, resnet56, resnet110, resnet18, wrn16-4,
-    wrn28-10; densenet76; vit; or over rows of pixels: transformer-rows, lstm-rows."""
+    wrn28-10; densenet76; vit, vit12; or over rows of pixels: transformer-rows,
+    lstm-rows."""
     norm: str = "own"
     """Norm of the model's layers: own (what the model is known with), batch, group or
     none, as far as the model has a choice."""
@@ -99,6 +102,9 @@ class Config:
         "freezeout",
     )
     """Layer policies to compare; `python -m experiments policies` lists them."""
+    numbers: dict[str, float] = dataclasses.field(default_factory=dict[str, float])
+    """Numbers of policies that are not to be as they are listed, such as
+    `early-first.first_start 1.2 uniform.rate 0.05`."""
     seeds: int = 2
     """Runs of each policy, with seeds 0, 1, …; a seed fixes weights and data order."""
     epochs: float = 20
@@ -159,6 +165,15 @@ class Config:
     """Seconds of training between two checkpoints."""
     tensorboard: bool = False
     """Write TensorBoard event files beside the records."""
+    stack: int | Literal["auto"] = 1
+    """Runs to train at once in one compiled program; auto tries how many pay here. They
+    find what they find alone, up to rounding."""
+    devices: int | Literal["all"] = 1
+    """Devices over which each batch is divided, or, with stack, the runs."""
+    distributed: bool = False
+    """One of several processes, on all their devices; each is given the same command.
+    Who they are comes from SLURM, Open MPI, Kubernetes or the TPU pod, or else from
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID."""
     out: Path = Path("runs")
     """Folder in which the folder of the study is made."""
 
@@ -310,6 +325,17 @@ def validate(config: Config) -> None:
             f"between 0 and {IMAGE_SIDE} pixels",
         ),
         (config.evaluations >= 1, "evaluations", "at least 1"),
+        (config.stack == "auto" or config.stack >= 1, "stack", "at least 1, or auto"),
+        (
+            config.devices == "all" or config.devices >= 1,
+            "devices",
+            "at least 1, or all",
+        ),
+        (
+            config.stack == 1 or not config.distributed,
+            "stack",
+            "1 where several processes train one run",
+        ),
         (0 < config.shortest_phase <= 1, "shortest_phase", "above 0 and at most 1"),
         (
             0 <= config.checkpoint_seconds < math.inf,

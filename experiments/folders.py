@@ -13,8 +13,12 @@ from .records import plain, read_json, write_json
 
 UNFINISHED = (".lock", ".part")
 """How the names of files end that say nothing yet."""
-MANNERS = {"out", "archive", "checkpoint_seconds", "tensorboard"}
-"""Fields that change nothing in what a study finds out; data have their checksum."""
+MANNERS = {
+    *("out", "archive", "checkpoint_seconds", "tensorboard"),
+    *("stack", "devices", "distributed"),
+}
+"""Fields that change nothing in what a study finds out, but for the last bits; data
+have their checksum."""
 
 
 @contextlib.contextmanager

@@ -85,12 +85,17 @@ class Journal(Generic[State]):
         for watch in self.watchers:
             watch(event)
 
-    def due(self) -> bool:
+    def due(self, step: int) -> bool:
         """Whether it is time for a checkpoint, as a signal makes it at once."""
-        return shell.asked() or time.monotonic() - self._last >= self._every
+        del step
+        return shell.asked() or self.late()
+
+    def late(self) -> bool:
+        """Whether the last checkpoint is long enough ago."""
+        return time.monotonic() - self._last >= self._every
 
     def save(self, step: int, state: State, seconds: float) -> None:
-        """Begins a checkpoint; if a signal asked for it, ends it and raises `Stop`."""
+        """Begins a checkpoint."""
         self._metrics.sync()
         self._timings.sync()
         about = {
@@ -101,6 +106,9 @@ class Journal(Generic[State]):
         }
         self._checkpoints.save(step, state, about)
         self._last = time.monotonic()
+
+    def rest(self) -> None:
+        """If a signal asked for the checkpoint, waits for its end and raises `Stop`."""
         if shell.asked():
             self.wait()
             shell.check()

@@ -1,5 +1,9 @@
 """The layer policies under comparison, each with what was expected of it beforehand.
 
+A policy has numbers that a configuration may set and `tune` searches: its global rate,
+and those that its multipliers are made of. What a policy says of itself holds for the
+values given here.
+
 The expectations were written before any study and stay as they are, also where the
 runs say otherwise; one that rests on trial runs says so. Unless a policy says more, it
 leaves the global schedule to the study and is compared with `uniform`. One that anneals
@@ -11,7 +15,8 @@ divided by the mean over the layers, and lie between 0.1 and 10.
 """
 
 import dataclasses
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
@@ -37,6 +42,39 @@ def _uniform(layers: Layers, total_steps: int) -> Multipliers:
 
 
 @dataclasses.dataclass(frozen=True)
+class Number:
+    """A number of a policy, and between which values it may lie."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    log: bool = False
+    """Whether it is a factor, to be searched on a log scale."""
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.value:g} ({self.low:g} to {self.high:g})"
+
+    def at(self, value: float) -> "Number":
+        """The same number with another value."""
+        return dataclasses.replace(self, value=value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbered:
+    """Multipliers that are made of numbers."""
+
+    make: Callable[..., Multipliers]
+    """(layers, total_steps, **numbers) → an array (L,) or a schedule `count -> (L,)`"""
+    numbers: tuple[Number, ...]
+
+    def __call__(self, layers: Layers, total_steps: int) -> Multipliers:
+        """The multipliers with these numbers."""
+        values = {number.name: number.value for number in self.numbers}
+        return self.make(layers, total_steps, **values)
+
+
+@dataclasses.dataclass(frozen=True)
 class Policy:
     """How the rates of the layers are to differ, and what should come of it."""
 
@@ -53,77 +91,164 @@ class Policy:
     """The global schedule that belongs to it; None for that of the study."""
     layering: Layering = scheduled
     """How the rates of the layers come about, where not by the multipliers alone."""
+    rate: float | None = None
+    """The largest global rate; None for that of the study."""
 
     @property
     def control(self) -> str:
         """The policy that it is compared with, seed by seed; of uniform, uniform."""
         return CONTROLS.get(self.name, "uniform")
 
+    def numbers(self, rate: float) -> tuple[Number, ...]:
+        """What it can be tuned by, in a study of this global rate."""
+        own = Number("rate", self.rate or rate, rate / 10, 10 * rate, log=True)
+        made_of = self.multipliers
+        return (own, *(made_of.numbers if isinstance(made_of, Numbered) else ()))
 
-def _early_first(layers: Layers, total_steps: int) -> Multipliers:
-    first = optax.linear_schedule(1.5, 0.5, total_steps)
-    last = optax.linear_schedule(0.5, 1.5, total_steps)
+    def having(self, values: Mapping[str, float]) -> "Policy":
+        """The same policy with other values of the numbers that are named."""
+        made_of = self.multipliers
+        if isinstance(made_of, Numbered):
+            numbers = (n.at(values.get(n.name, n.value)) for n in made_of.numbers)
+            made_of = dataclasses.replace(made_of, numbers=tuple(numbers))
+        rate = values.get("rate", self.rate)
+        return dataclasses.replace(self, rate=rate, multipliers=made_of)
+
+
+def configured(config: Config) -> dict[str, Policy]:
+    """The policies of a study by name, with the numbers that it sets.
+
+    Args:
+        config: a valid configuration, but for its numbers, which are checked here.
+
+    Raises:
+        ValueError: a number is no policy's, or out of its range.
+    """
+    known = {
+        f"{policy.name}.{number.name}": number
+        for policy in POLICIES.values()
+        for number in policy.numbers(config.rate)
+    }
+    values: dict[str, dict[str, float]] = {name: {} for name in POLICIES}
+    for key, value in config.numbers.items():
+        if key not in known:
+            nearest = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {_ranged(nearest[0], known)}?" if nearest else ""
+            raise ValueError(
+                f"numbers: unknown {key!r}{hint} (expected POLICY.NUMBER; `python -m "
+                "experiments policies` lists them)"
+            )
+        if not known[key].low <= value <= known[key].high:
+            raise ValueError(f"numbers: expected {_ranged(key, known)}; got {value:g}")
+        policy, number = key.split(".")
+        values[policy][number] = value
+    return {name: POLICIES[name].having(values[name]) for name in config.policies}
+
+
+def _ranged(key: str, known: Mapping[str, Number]) -> str:
+    return f"{key} between {known[key].low:g} and {known[key].high:g}"
+
+
+def _moving(
+    layers: Layers,
+    total_steps: int,
+    *,
+    first_start: float,
+    first_end: float,
+    last_start: float,
+    last_end: float,
+) -> Multipliers:
+    first = optax.linear_schedule(first_start, first_end, total_steps)
+    last = optax.linear_schedule(last_start, last_end, total_steps)
     return optax_llr.interpolate(layers, first, last)
 
 
-def _late_first(layers: Layers, total_steps: int) -> Multipliers:
-    first = optax.linear_schedule(0.5, 1.5, total_steps)
-    last = optax.linear_schedule(1.5, 0.5, total_steps)
+def _static(
+    layers: Layers, total_steps: int, *, first: float, last: float
+) -> Multipliers:
+    del total_steps
     return optax_llr.interpolate(layers, first, last)
 
 
-def _static_decreasing(layers: Layers, total_steps: int) -> Multipliers:
-    del total_steps
-    return optax_llr.interpolate(layers, 1.5, 0.5)
-
-
-def _static_increasing(layers: Layers, total_steps: int) -> Multipliers:
-    del total_steps
-    return optax_llr.interpolate(layers, 0.5, 1.5)
-
-
-def _three_stage(layers: Layers, total_steps: int) -> Multipliers:
-    first = optax.linear_schedule(2.0, 0.5, max(1, total_steps // 10))
-    last = optax.linear_schedule(0.5, 2.0, total_steps)
+def _three_stage(
+    layers: Layers,
+    total_steps: int,
+    *,
+    first_start: float,
+    first_end: float,
+    first_duration: float,
+    last_start: float,
+    last_end: float,
+) -> Multipliers:
+    duration = max(1, _whole_steps(first_duration, total_steps))
+    first = optax.linear_schedule(first_start, first_end, duration)
+    last = optax.linear_schedule(last_start, last_end, total_steps)
     ends = {0: first, int(layers.level.max()): last}
     levels = zip(layers.names, layers.level.tolist(), strict=True)
     return optax_llr.per_layer(layers, {n: ends.get(level, 1.0) for n, level in levels})
 
 
-def _cascade(layers: Layers, total_steps: int) -> Multipliers:
-    first_peak, last_peak = total_steps // 5, 3 * total_steps // 5
-    return optax_llr.cascade(layers, first_peak, last_peak, total_steps)
+def _cascade(
+    layers: Layers, total_steps: int, *, first_peak: float, last_peak: float
+) -> Multipliers:
+    return optax_llr.cascade(
+        layers,
+        _whole_steps(first_peak, total_steps),
+        _whole_steps(last_peak, total_steps),
+        total_steps,
+    )
 
 
-def _discriminative(layers: Layers, total_steps: int) -> Multipliers:
+def _whole_steps(share: float, total_steps: int) -> int:
+    """Whole steps in a share of the run, unmoved by the rounding of their product."""
+    return int(round(share * total_steps, 6))
+
+
+def _discriminative(layers: Layers, total_steps: int, *, factor: float) -> Multipliers:
     del total_steps
-    return optax_llr.layer_decay(layers, 1 / 2.6)
+    return optax_llr.layer_decay(layers, 1 / factor)
 
 
-def _unfreeze_top_first(layers: Layers, total_steps: int) -> Multipliers:
-    return optax_llr.gradual_unfreeze(layers, _stage(layers, total_steps))
+def _unfreeze_top_first(
+    layers: Layers, total_steps: int, *, duration: float
+) -> Multipliers:
+    return optax_llr.gradual_unfreeze(layers, _stage(layers, total_steps, duration))
 
 
-def _unfreeze_bottom_first(layers: Layers, total_steps: int) -> Multipliers:
-    stage = _stage(layers, total_steps)
+def _unfreeze_bottom_first(
+    layers: Layers, total_steps: int, *, duration: float
+) -> Multipliers:
+    stage = _stage(layers, total_steps, duration)
     return optax_llr.gradual_unfreeze(layers, stage, top_first=False)
 
 
-def _stage(layers: Layers, total_steps: int) -> float:
-    """Steps a stage, such that the last level joins after 40 % of the run.
-
-    That leaves it a tenth of the run before `piecewise` first drops the rate.
-    """
-    return 0.4 * total_steps / max(1, int(layers.level.max()))
+def _stage(layers: Layers, total_steps: int, duration: float) -> float:
+    """Steps a stage, such that the last level joins after this share of the run."""
+    return duration * total_steps / max(1, int(layers.level.max()))
 
 
-def _freezeout(layers: Layers, total_steps: int) -> Multipliers:
-    return optax_llr.freezeout(layers, total_steps)
+def _freezeout(
+    layers: Layers, total_steps: int, *, t0: float, power: float
+) -> Multipliers:
+    return optax_llr.freezeout(layers, total_steps, t0, power)
 
 
-def _rotation_alpha(layers: Layers, total_steps: int) -> Multipliers:
+def _rotation_alpha(layers: Layers, total_steps: int, *, alpha: float) -> Multipliers:
     del total_steps
-    return optax_llr.rotation_alpha(layers, -0.6)
+    return optax_llr.rotation_alpha(layers, alpha)
+
+
+def _multiplier(name: str, value: float) -> Number:
+    return Number(name, value, 0.2, 5.0, log=True)
+
+
+_DURATION = Number("duration", 0.4, 0.05, 0.9)
+"""By default such that the last level to join has a tenth of the run before `piecewise`
+first drops the rate."""
+_ALPHA = Numbered(_rotation_alpha, (Number("alpha", -0.6, -0.8, 0.8),))
+"""Within what the authors tried."""
+_PEAKS = (Number("first_peak", 0.2, 0.02, 0.4), Number("last_peak", 0.6, 0.4, 0.9))
+"""Ranges that meet but do not cross: the first peak never comes after the last one."""
 
 
 def _tail_exponent(config: Config) -> Rule:
@@ -171,7 +296,15 @@ POLICIES = {
             expectation="Faster to a given accuracy than uniform, equal at the end: "
             "later layers gain little from learning on features that still move.",
             source=THREAD,
-            multipliers=_early_first,
+            multipliers=Numbered(
+                _moving,
+                (
+                    _multiplier("first_start", 1.5),
+                    _multiplier("first_end", 0.5),
+                    _multiplier("last_start", 0.5),
+                    _multiplier("last_end", 1.5),
+                ),
+            ),
         ),
         Policy(
             name="late-first",
@@ -180,7 +313,15 @@ POLICIES = {
             expectation="Slower to a given accuracy than uniform, equal at the end: "
             "features keep changing under layers that have already settled.",
             source=THREAD,
-            multipliers=_late_first,
+            multipliers=Numbered(
+                _moving,
+                (
+                    _multiplier("first_start", 0.5),
+                    _multiplier("first_end", 1.5),
+                    _multiplier("last_start", 1.5),
+                    _multiplier("last_end", 0.5),
+                ),
+            ),
         ),
         Policy(
             name="static-decreasing",
@@ -188,7 +329,13 @@ POLICIES = {
             expectation="As fast as early-first in the beginning, since it begins the "
             "same, and no better at the end, where early layers should rest.",
             source=THREAD,
-            multipliers=_static_decreasing,
+            multipliers=Numbered(
+                _static,
+                (
+                    _multiplier("first", 1.5),
+                    _multiplier("last", 0.5),
+                ),
+            ),
         ),
         Policy(
             name="static-increasing",
@@ -196,7 +343,13 @@ POLICIES = {
             expectation="Slower in the beginning, like late-first; suited to weights "
             "that are already trained rather than to a start from scratch.",
             source=THREAD,
-            multipliers=_static_increasing,
+            multipliers=Numbered(
+                _static,
+                (
+                    _multiplier("first", 0.5),
+                    _multiplier("last", 1.5),
+                ),
+            ),
         ),
         Policy(
             name="three-stage",
@@ -205,7 +358,16 @@ POLICIES = {
             expectation="Ahead of uniform early on, as the first layer settles within "
             "the first tenth; equal at the end.",
             source=THREAD,
-            multipliers=_three_stage,
+            multipliers=Numbered(
+                _three_stage,
+                (
+                    _multiplier("first_start", 2.0),
+                    _multiplier("first_end", 0.5),
+                    Number("first_duration", 0.1, 0.02, 1.0),
+                    _multiplier("last_start", 0.5),
+                    _multiplier("last_end", 2.0),
+                ),
+            ),
         ),
         Policy(
             name="cascade",
@@ -214,7 +376,10 @@ POLICIES = {
             expectation="Slow at first, since every layer warms up, and as good as "
             "uniform or better at the end, as a one-cycle often is.",
             source=THREAD,
-            multipliers=_cascade,
+            multipliers=Numbered(
+                _cascade,
+                _PEAKS,
+            ),
             schedule="constant",
         ),
         Policy(
@@ -223,7 +388,10 @@ POLICIES = {
             expectation="Worse than uniform from scratch: made for fine-tuning, it "
             "hardly moves the first layers, which here are still random.",
             source="Howard and Ruder, ULMFiT, arXiv:1801.06146",
-            multipliers=_discriminative,
+            multipliers=Numbered(
+                _discriminative,
+                (Number("factor", 2.6, 1.0, 5.0, log=True),),
+            ),
         ),
         Policy(
             name="unfreeze-top-first",
@@ -232,7 +400,10 @@ POLICIES = {
             expectation="Slower and somewhat worse than uniform: the last layers start "
             "by learning from random features.",
             source="Howard and Ruder, ULMFiT, arXiv:1801.06146; " + THREAD,
-            multipliers=_unfreeze_top_first,
+            multipliers=Numbered(
+                _unfreeze_top_first,
+                (_DURATION,),
+            ),
         ),
         Policy(
             name="unfreeze-bottom-first",
@@ -241,7 +412,10 @@ POLICIES = {
             expectation="Slower than uniform at first, as signals pass through random "
             "layers above, but ahead of unfreeze-top-first; near uniform at the end.",
             source=THREAD,
-            multipliers=_unfreeze_bottom_first,
+            multipliers=Numbered(
+                _unfreeze_bottom_first,
+                (_DURATION,),
+            ),
         ),
         Policy(
             name="freezeout",
@@ -250,7 +424,10 @@ POLICIES = {
             expectation="As good as uniform or slightly worse, in less time: the "
             "gradients of frozen layers are not computed.",
             source="Brock et al., FreezeOut, arXiv:1706.04983",
-            multipliers=_freezeout,
+            multipliers=Numbered(
+                _freezeout,
+                (Number("t0", 0.8, 0.3, 1.0), Number("power", 3.0, 1.0, 4.0)),
+            ),
             schedule="constant",
         ),
         Policy(
@@ -260,7 +437,7 @@ POLICIES = {
             expectation="Worse than uniform, as its source reports for layers that "
             "rotate at unequal rates; by how much under plain SGD is open.",
             source="Carbonnelle and De Vleeschouwer, arXiv:1806.01603",
-            multipliers=_rotation_alpha,
+            multipliers=_ALPHA,
         ),
         Policy(
             name="gradient-norm",
@@ -359,7 +536,7 @@ POLICIES = {
             expectation="Clearly worse than layca: layers that turn at unequal rates "
             "are what its source finds harmful (by 1 to 5 points for this α).",
             source="Carbonnelle and De Vleeschouwer, arXiv:1806.01603",
-            multipliers=_rotation_alpha,
+            multipliers=_ALPHA,
             layering=rotating,
         ),
     )

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Sharding
 
 import optax_llr
 from optax_llr import Phase
@@ -78,10 +79,14 @@ class Program:
     """
 
     def __init__(
-        self, config: Config, dataset: Dataset, layering: Layering = scheduled
+        self,
+        config: Config,
+        dataset: Dataset,
+        layering: Layering = scheduled,
+        divided: Sharding | None = None,
     ):
         """Builds the model in the abstract, without weights."""
-        self._config = config
+        self._config, self._divided = config, divided
         self._classes = len(dataset.classes)
         self._mean, self._std = dataset.mean, dataset.std
         self._dtype = jnp.dtype(config.dtype)
@@ -177,6 +182,17 @@ class Program:
         correct = logits.argmax(-1) == batch.labels
         return jnp.where(real, losses, 0).sum(), (correct & real).sum(), real.sum()
 
+    def training_loss(
+        self, params: Weights, statistics: Weights, batch: Images
+    ) -> jax.Array:
+        """Mean loss in training mode, but without augmentation.
+
+        With batch norm the statistics are those of the batch: running ones lag behind,
+        by the more, the larger the steps are.
+        """
+        images = normalise(batch.images, self._mean, self._std, self._dtype)
+        return self._loss(params, statistics, images, batch.labels)[0]
+
     def _model(self, key: jax.Array) -> nnx.Module:
         return make(
             self._config.model,
@@ -243,12 +259,20 @@ class Program:
         )
         images = augment(
             _key(state.key, AUGMENTATION, state.step),
-            normalise(data.images[taken], self._mean, self._std, self._dtype),
+            normalise(
+                self._laid_out(data.images[taken]), self._mean, self._std, self._dtype
+            ),
             flip=config.flip,
             crop_padding=config.crop_padding,
             cutout=config.cutout,
         )
-        return order, images, data.labels[taken]
+        return order, images, self._laid_out(data.labels[taken])
+
+    def _laid_out(self, batch: jax.Array) -> jax.Array:
+        """Divided over the devices, from here to the gradients."""
+        if self._divided is None:
+            return batch
+        return jax.lax.with_sharding_constraint(batch, self._divided)
 
 
 def _key(key: jax.Array, use: int, count: jax.Array) -> jax.Array:

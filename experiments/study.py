@@ -5,22 +5,22 @@ import dataclasses
 import functools
 import itertools
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import rich.console
 
 import optax_llr
 
-from . import folders, records, report, shell, table
+from . import folders, hosts, records, report, shell, table
 from .config import Config
 from .data import Dataset
 from .environment import environment
 from .journal import Journal
-from .policies import POLICIES, Policy
+from .policies import POLICIES, Policy, configured
 from .progress import Progress
-from .train import Trainer
+from .train import Member, Trainer
 
 
 class AnyTrainer(Protocol):
@@ -28,12 +28,20 @@ class AnyTrainer(Protocol):
 
     layers: optax_llr.Layers
 
-    def like(self, policy: Policy) -> Any:
-        """The shapes of the state of a run."""
+    def like(self, policy: Policy, runs: int = 1) -> Any:
+        """The shapes of the state of a run, of so many at once."""
         ...
 
-    def run(self, policy: Policy, seed: int, journal: Any) -> records.Event:
-        """Trains once; writes every event, and returns the last, of kind "end"."""
+    def kind(self, policy: Policy) -> Hashable:
+        """What runs must share to be trained at once."""
+        ...
+
+    def stack_that_pays(self, most: int) -> tuple[int, dict[int, float]]:
+        """How many runs to train at once, and how fast so many are; found by trial."""
+        ...
+
+    def run_together(self, members: Sequence[Member]) -> list[records.Event]:
+        """Trains each; writes every event, and returns the last ones, of kind "end"."""
         ...
 
 
@@ -81,6 +89,8 @@ def run(
                     say(difference)
                 say(_greeting(config, trainer.layers, folder))
                 _train(config, trainer, folder, asked, session, say)
+            if hosts.are_many():
+                hosts.tell(None)
             _end(folder, console)
         except shell.Stop as stop:
             if not (folder / "config.json").exists():
@@ -90,6 +100,28 @@ def run(
                 f"Records in {folder}; `python -m experiments report {folder}` makes "
                 "the report of what there is"
             )
+            return stop.status
+    return 0
+
+
+def follow(config: Config, dataset: Dataset) -> int:
+    """Trains what the first process says, until it says no more.
+
+    Returns:
+        An exit status: 0; 143 after a signal to any of the processes.
+
+    Raises:
+        ValueError: there are not the devices that the configuration asks for.
+    """
+    trainer, policies = Trainer(config, dataset), configured(config)
+    while (order := hosts.listen()) is not None:
+        policy = policies[order.policy]
+        start = hosts.listen_for_start(trainer.like(policy))
+        journal = hosts.Following(start, config.record_every)
+        try:
+            with shell.patience():
+                trainer.run_together([Member(policy, order.seed, journal)])
+        except shell.Stop as stop:
             return stop.status
     return 0
 
@@ -141,49 +173,134 @@ def _train(
 ) -> None:
     """Every run that has not come to its end before."""
     # Seeds outside, policies inside: a study cut short has whole pairs to compare.
-    runs = list(itertools.product(range(config.seeds), config.policies))
-    for number, (seed, policy) in enumerate(runs, start=1):
-        name = f"{number}/{len(runs)} {policy}, seed {seed}"
-
-        def say_of_it(line: str, name: str = name) -> None:
-            say(f"{name}: {line}")
-
-        place = records.run_folder(folder, policy, seed)
-        if records.has_ended(place):
-            say_of_it("done before")
+    pairs = itertools.product(range(config.seeds), configured(config).values())
+    left: list[_Run] = []
+    for number, (seed, policy) in enumerate(pairs, start=1):
+        name = f"{number}/{_number(config)} {policy.name}, seed {seed}"
+        run = _Run(name, policy, seed, records.run_folder(folder, policy.name, seed))
+        if records.has_ended(run.folder):
+            say(f"{name}: done before")
+            _forget_checkpoints(run)
         else:
-            folders.begin(place, {**asked, "policy": policy, "seed": seed})
-            with Journal(
-                place,
-                trainer.like(POLICIES[policy]),
-                config.checkpoint_seconds,
-                say_of_it,
-            ) as journal:
-                folders.add_session(place, {**session, "from_step": journal.step})
-                end = _train_once(config, trainer, policy, seed, journal, name)
-            say_of_it(_outcome(end))
-        shutil.rmtree(place / "checkpoints", ignore_errors=True)  # no more needed
+            left.append(run)
+    for group in _groups(left, trainer.kind, _stack(config, trainer, len(left), say)):
+        with contextlib.ExitStack() as stack:
+            opened = [
+                (
+                    run,
+                    stack.enter_context(
+                        _open(config, trainer, asked, session, run, len(group), say)
+                    ),
+                )
+                for run in group
+            ]
+            # What was interrupted together may still have got to different steps.
+            for _, part in itertools.groupby(
+                sorted(opened, key=_step_of), key=_step_of
+            ):
+                _train_group(config, trainer, list(part), say)
+        for run in group:
+            _forget_checkpoints(run)
 
 
-def _train_once(
+class _Run(NamedTuple):
+    """One that is to be done."""
+
+    name: str  # for people
+    policy: Policy
+    seed: int
+    folder: Path
+
+
+_Opened = tuple[_Run, Journal[Any]]
+
+
+def _step_of(opened: _Opened) -> int:
+    return opened[1].step
+
+
+def _stack(
+    config: Config, trainer: AnyTrainer, runs: int, say: Callable[[str], None]
+) -> int:
+    """How many runs to train at once."""
+    if config.stack != "auto":
+        return config.stack
+    size, speeds = trainer.stack_that_pays(runs)
+    tried = ", ".join(f"{n} at once {speed:.2f}" for n, speed in speeds.items())
+    say(f"steps a second of all runs together, by those of one run: {tried}")
+    return size
+
+
+def _groups(
+    runs: list[_Run], kind: Callable[[Policy], Hashable], size: int
+) -> Iterator[list[_Run]]:
+    """The runs in order, but those that can be trained at once together."""
+    while runs:
+        first = kind(runs[0].policy)
+        group = [run for run in runs if kind(run.policy) == first][:size]
+        runs = [run for run in runs if run not in group]
+        yield group
+
+
+def _open(
     config: Config,
     trainer: AnyTrainer,
-    policy: str,
-    seed: int,
-    journal: Journal[Any],
-    name: str,
-) -> records.Event:
-    """One run, shown while it is under way; returns its last event."""
-    with contextlib.ExitStack() as stack:
-        progress = Progress(name, journal.step, config.total_steps)
-        journal.watchers.append(stack.enter_context(progress).show)
-        if config.tensorboard:
-            from .tensorboard import TensorBoard  # slow to import
+    asked: Mapping[str, Any],
+    session: Mapping[str, Any],
+    run: _Run,
+    at_once: int,
+    say: Callable[[str], None],
+) -> Journal[Any]:
+    """The folder of a run, begun or gone on with."""
+    folders.begin(run.folder, {**asked, "policy": run.policy.name, "seed": run.seed})
+    if hosts.are_many():
+        hosts.tell(hosts.Order(run.policy.name, run.seed))
+    given = (
+        run.folder,
+        trainer.like(run.policy, at_once),
+        config.checkpoint_seconds,
+        lambda line: say(f"{run.name}: {line}"),
+    )
+    if hosts.are_many():
+        journal = hosts.Leading(*given, config.record_every)
+    else:
+        journal = Journal(*given)
+    about = {**session, "from_step": journal.step, "at_once": at_once}
+    folders.add_session(run.folder, about)
+    return journal
 
-            board = TensorBoard(journal.folder, journal.step, trainer.layers.names)
-            journal.watchers.append(stack.enter_context(board).write)
+
+def _train_group(
+    config: Config,
+    trainer: AnyTrainer,
+    group: list[_Opened],
+    say: Callable[[str], None],
+) -> None:
+    """Runs at once, shown while they are under way."""
+    name, step = group[0][0].name, _step_of(group[0])
+    if len(group) > 1:
+        name += f" and {len(group) - 1} more"
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(Progress(name, step, config.total_steps))
+        for _, journal in group:
+            journal.watchers.append(progress.show)
+            if config.tensorboard:
+                from .tensorboard import TensorBoard  # slow to import
+
+                board = TensorBoard(journal.folder, step, trainer.layers.names)
+                journal.watchers.append(stack.enter_context(board).write)
         stack.enter_context(shell.patience())
-        return trainer.run(POLICIES[policy], seed, journal)
+        if hosts.are_many():
+            hosts.tell_start(group[0][1].start)
+        ends = trainer.run_together(
+            [Member(run.policy, run.seed, journal) for run, journal in group]
+        )
+    for (run, _), end in zip(group, ends, strict=True):
+        say(f"{run.name}: {_outcome(end)}")
+
+
+def _forget_checkpoints(run: _Run) -> None:
+    shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)  # no more needed
 
 
 def _end(folder: Path, console: rich.console.Console) -> None:

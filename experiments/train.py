@@ -1,87 +1,77 @@
 """The training loop: runs the compiled program, and records what happens."""
 
-import dataclasses
-import functools
-import math
+import statistics
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Hashable, Sequence
+from typing import NamedTuple, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-import optax_llr
-from optax_llr import Layers, Phase
-
-from . import cache, checkpoint
+from . import stacking
 from .cifar import DataError, Split
+from .compiling import Compiler
 from .config import Config
 from .data import Dataset
-from .models.convolution import compiler_options
-from .optimizers import Layering, measured, scheduled
-from .policies import Policy
-from .program import Images, Program, Tables, TrainState, evaluated
-from .rates import global_rate
-
-Event = dict[str, Any]
+from .devices import Devices
+from .policies import POLICIES, Policy
+from .program import Images, Tables, TrainState, evaluated
+from .running import Event, Group, Journal, Run
 
 EVALUATION_BATCH = 200  # divides 400, 5,000 and 10,000
+PROBES = 5
+"""Steps that are timed to find how fast runs are."""
 
 
-class Journal(Protocol):
-    """What a run asks of `journal.Journal`."""
+class Member(NamedTuple):
+    """One of several runs to be trained at once."""
 
-    start: tuple[TrainState, float] | None
-
-    def write(self, event: Event) -> None:
-        """Records one event."""
-        ...
-
-    def due(self) -> bool:
-        """Whether it is time for a checkpoint."""
-        ...
-
-    def save(self, step: int, state: TrainState, seconds: float) -> None:
-        """Makes a checkpoint; raises to end the run there."""
-        ...
+    policy: Policy
+    seed: int
+    journal: Journal
 
 
 class Trainer:
     """Trains one model on one data set, under any policy and seed.
 
-    Made once a study: puts the data on the device and reads the layers off the model.
-    Compiles once for all policies that are schedules, once for each rule, and once for
-    each phase in which other layers are frozen.
+    Made once a study: puts the data on the devices, reads the layers off the model, and
+    compiles what runs share once.
 
     Attributes:
         layers: the layers of the model, in forward order.
     """
 
     def __init__(self, config: Config, dataset: Dataset):
-        """Takes a valid configuration and the data set that it names."""
+        """Takes a valid configuration and the data set that it names.
+
+        Raises:
+            DataError: the data set is not that one.
+            ValueError: there are not the devices that the configuration asks for.
+        """
         if len(dataset.train.labels) != config.training_images:
             raise DataError(
                 f"expected the {config.training_images} training images that the "
                 f"configuration names, got {len(dataset.train.labels)}"
             )
-        self._config = config
-        self._train = _on_device(dataset.train.images, dataset.train.labels)
-        self._validation = _batches(dataset.validation)
-        self._test = _batches(dataset.test)
-        self._program = functools.cache(functools.partial(Program, config, dataset))
-        self.layers = self._program(scheduled).layers
-        self._tables = functools.cache(
-            lambda policy: policy_tables(policy, config, self.layers)
+        self._config, self._devices = config, Devices(config)
+        self._stacking = config.stack != 1
+        self._train = self._laid_out(dataset.train)
+        self._validation = self._batches(dataset.validation)
+        self._test = self._batches(dataset.test)
+        self._compiler = Compiler(
+            config, dataset, self._devices, self._train, self._test[0]
         )
-        self._compiled = functools.cache(self._compile)
-        self._stepping = functools.cache(self._compile_steps)
-        self._stages = functools.cache(self._plan)
+        self.layers = self._compiler.layers
 
-    def like(self, policy: Policy) -> TrainState:
-        """The shapes of the state of a run; compiles what the run will need."""
-        self._stages(policy)
-        return self._compiled(policy.layering).like
+    def like(self, policy: Policy, runs: int = 1) -> TrainState:
+        """The shapes of the state of a run; compiles what so many at once will need."""
+        size = self._size(runs)
+        self._compiler.stages(policy, size)
+        return self._compiler.program(policy.layering, size).like
+
+    def kind(self, policy: Policy) -> Hashable:
+        """What runs must share to be trained at once."""
+        return policy.layering, self._compiler.phases(policy)
 
     def run(self, policy: Policy, seed: int, journal: Journal) -> Event:
         """Trains once, from where the journal starts, and records what happens.
@@ -98,256 +88,189 @@ class Trainer:
         Returns:
             The last event.
         """
-        config, tables = self._config, self._tables(policy)
-        compiled = self._compiled(policy.layering)
-        state, seconds = journal.start or (compiled.initial(jax.random.key(seed)), 0.0)
-        run = _Run(
-            policy.name,
-            seed,
-            config.batch_size,
-            compiled,
-            self._stages(policy),
-            state,
-            int(state.step),
-            seconds,
-        )
-        finished = self._fit(run, tables, journal)
-        loss, accuracy = self._evaluate(run, self._test) if finished else (None, None)
-        end = run.event(
-            "end",
-            status="finished" if finished else "diverged",
-            test_loss=loss,
-            test_accuracy=accuracy,
-            params_sha256=checkpoint.sha256(run.state.params) if finished else None,
-        )
-        journal.write(end)
-        return end
+        return self.run_together([Member(policy, seed, journal)])[0]
 
-    def _fit(self, run: "_Run", tables: Tables, journal: Journal) -> bool:
-        """Trains to the end or to divergence; returns whether it came to the end."""
+    def run_together(self, members: Sequence[Member]) -> list[Event]:
+        """Trains several runs at once, of one `kind` and from one step on.
+
+        The seconds of each are its share of what they take together.
+
+        Returns:
+            The last event of each.
+        """
+        group = self._begin(members)
+        self._fit(group)
+        tests = self._evaluate(group, self._test) if group.going else []
+        for (run, state), found in zip(group.states(), tests, strict=True):
+            run.finish(group.step, *found, state)
+        return [cast(Event, run.end) for run in group.runs]
+
+    def stack_that_pays(self, most: int) -> tuple[int, dict[int, float]]:
+        """How many runs to train at once, of at most so many; found by trial.
+
+        Returns:
+            Their number, and what was found: how many at once make how many times the
+            steps of one alone in the same time, all of them together.
+        """
+        return stacking.size_that_pays(self._speed, most, self._devices.count)
+
+    def _speed(self, runs: int) -> float:
+        """Steps a second of so many runs at once, all together, of policy uniform."""
+        group = self._begin(
+            [Member(POLICIES["uniform"], seed, Forgetful()) for seed in range(runs)]
+        )
+        step, told = group.stages[0].stepping.step, self._told(group)
+
+        def once() -> float:
+            began = time.perf_counter()
+            group.state = jax.block_until_ready(step(group.state, self._train, told))
+            return time.perf_counter() - began
+
+        once()
+        return runs / statistics.median(once() for _ in range(PROBES))
+
+    def _size(self, runs: int) -> int:
+        """How many states are stacked for so many runs: a multiple of the devices."""
+        whole = self._devices.count
+        return -(-runs // whole) * whole if self._stacking else runs
+
+    def _begin(self, members: Sequence[Member]) -> Group:
+        """Where the journals of the runs start."""
+        policy, size = members[0].policy, self._size(len(members))
+        compiled = self._compiler.program(policy.layering, size)
+        starts = [
+            member.journal.start or (compiled.initial(np.uint32(member.seed)), 0.0)
+            for member in members
+        ]
+        states = [self._devices.put_everywhere(state) for state, _ in starts]
+        runs = [
+            Run(
+                policy=member.policy.name,
+                seed=member.seed,
+                batch_size=self._config.batch_size,
+                tables=self._compiler.tables(member.policy),
+                journal=member.journal,
+                seconds=seconds,
+            )
+            for member, (_, seconds) in zip(members, starts, strict=True)
+        ]
+        # What fills a group up is trained and forgotten.
+        states += states[-1:] * (size - len(states))
+        return Group(
+            runs=runs,
+            size=size,
+            compiled=compiled,
+            stages=self._compiler.stages(policy, size),
+            state=states[0] if size == 1 else compiled.stacked(states),
+            step=int(states[0].step),
+        )
+
+    def _told(self, group: Group) -> Tables:
+        """The tables of all runs, on the devices."""
+        tables = [run.tables for run in group.runs]
+        if group.size == 1:
+            return self._devices.put_everywhere(tables[0])
+        tables += tables[-1:] * (group.size - len(tables))
+        return jax.device_put(
+            jax.tree.map(lambda *rows: np.stack(rows), *tables), self._devices.divided
+        )
+
+    def _fit(self, group: Group) -> None:
+        """Trains until every run has come to the end of its steps, or diverged."""
         total, every = self._config.total_steps, self._config.record_every
-        told = jax.device_put(tables)
-        while run.step < total:
-            begin = run.step - run.step % every
-            self._advance(run, told, min(begin + every, total), journal)
-            state = run.state
-            loss, correct, diverged, found = jax.device_get(
-                (state.loss, state.correct, state.diverged, measured(state.opt_state))
-            )
-            if diverged >= 0:
-                run.step = int(diverged)
-                return False
-            steps, last = run.step - begin, run.step - 1
-            journal.write(
-                run.event(
-                    "train",  # means over the last steps, and what the last one used
-                    loss=float(loss) / steps,
-                    accuracy=int(correct) / steps / self._config.batch_size,
-                    rate=float(tables.rate[last]),
-                    multipliers=np.asarray(
-                        tables.multipliers[last] if found is None else found
-                    ).tolist(),
-                )
-            )
-            if run.step % self._config.evaluate_every == 0 or run.step == total:
-                loss, accuracy = self._evaluate(run, self._validation)
-                journal.write(run.event("validation", loss=loss, accuracy=accuracy))
-                if not np.isfinite(loss):
-                    return False
-            if journal.due():
-                journal.save(run.step, run.state, run.seconds)
-        return True
+        told = self._told(group)
+        while group.step < total and group.going:
+            begin = group.step - group.step % every
+            self._advance(group, told, min(begin + every, total))
+            for run, found in group.fetched():
+                run.trained(group.step, group.step - begin, found)
+            if not group.going:
+                return
+            if group.step % self._config.evaluate_every == 0 or group.step == total:
+                found = self._evaluate(group, self._validation)
+                for run, (loss, accuracy) in zip(group.going, found, strict=True):
+                    run.validated(group.step, loss, accuracy)
+            if group.due():
+                group.save()
 
-    def _advance(
-        self, run: "_Run", tables: Tables, until: int, journal: Journal
-    ) -> None:
+    def _advance(self, group: Group, tables: Tables, until: int) -> None:
         """Steps until so many are done; on the way, checkpoints where they are due."""
         began = time.perf_counter()
 
         def pause() -> None:
-            jax.block_until_ready(run.state)
-            run.seconds += time.perf_counter() - began
+            jax.block_until_ready(group.state)
+            for run in group.runs:
+                run.seconds += (time.perf_counter() - began) / len(group.runs)
 
-        while run.step < until:
-            stage = run.stage
-            if run.step == stage.phase.start and len(run.stages) > 1:
+        while group.step < until:
+            stage = group.stage
+            if group.step == stage.phase.start and len(group.stages) > 1:
                 pause()
-                journal.write(run.event("phase", **stage.about))
+                for run in group.going:
+                    run.write("phase", group.step, **stage.about)
                 began = time.perf_counter()
-            room = min(until, stage.phase.stop) - run.step
+            room = min(until, stage.phase.stop) - group.step
             if room >= stage.stepping.steps_per_call:
-                run.state = stage.stepping.steps(run.state, self._train, tables)
-                run.step += stage.stepping.steps_per_call
+                group.state = stage.stepping.steps(group.state, self._train, tables)
+                group.step += stage.stepping.steps_per_call
             else:
-                run.state = stage.stepping.step(run.state, self._train, tables)
-                run.step += 1
-            if run.step < until and journal.due():
+                group.state = stage.stepping.step(group.state, self._train, tables)
+                group.step += 1
+            if group.step < until and group.due():
                 pause()
-                journal.save(run.step, run.state, run.seconds)
+                group.save()
                 began = time.perf_counter()
         pause()
 
-    def _evaluate(self, run: "_Run", batches: list[Images]) -> tuple[float, float]:
-        """Mean loss and accuracy over all images of a split."""
-        weights = evaluated(run.state)
-        totals = [run.compiled.score(*weights, batch) for batch in batches]
+    def _evaluate(
+        self, group: Group, batches: list[Images]
+    ) -> list[tuple[float, float]]:
+        """Mean loss and accuracy over a split's images, of each run that goes on."""
+        weights = evaluated(group.state)
+        totals = [group.compiled.score(*weights, batch) for batch in batches]
         loss, correct, images = np.sum(jax.device_get(totals), axis=0, dtype=float)
-        return float(loss / images), float(correct / images)
+        return [
+            (float(loss / images), float(correct / images))
+            for _, (loss, correct, images) in group.each((loss, correct, images))
+        ]
 
-    def _plan(self, policy: Policy) -> "list[_Stage]":
-        """The phases of a run, compiled."""
-        total = self._config.total_steps
-        multipliers = self._tables(policy).multipliers
-        shortest = max(1, round(self._config.shortest_phase * total))
-        phases = optax_llr.freeze_phases(
-            self.layers, optax_llr.table(multipliers), total, shortest
-        )
-        layers = len(self.layers)
-        whole = Phase(self.layers, 0, 1, (False,) * layers, (0,) * layers)
-        stages: list[_Stage] = []
-        for phase in phases:
-            stepping = self._stepping(policy.layering, phase.key)
-            predicted = stepping.work / self._stepping(policy.layering, whole).work
-            about = {"frozen": phase.names, "predicted": predicted}
-            stages.append(_Stage(phase, stepping, about))
-        return stages
-
-    def _compile(self, layering: Layering) -> "_Compiled":
-        """Compiles ahead of the first run, so that no run's time includes it."""
-        program = self._program(layering)
-        key = jax.random.key(0)
-        state = jax.eval_shape(program.initial, key)
-        score = _jit(program.score)
-        return _Compiled(
-            program=program,
-            like=state,
-            initial=jax.jit(program.initial).lower(key).compile(),
-            score=score.lower(*evaluated(state), self._test[0]).compile(),
+    def _laid_out(self, split: Split) -> Images:
+        devices = self._devices
+        layout = devices.everywhere if self._stacking else devices.divided
+        return Images(
+            devices.put(split.images, layout), devices.put(split.labels, layout)
         )
 
-    def _compile_steps(self, layering: Layering, phase: Phase) -> "_Stepping":
-        """The steps of a phase; of it only counts what is frozen and was paused."""
-        compiled = self._compiled(layering)
-        total, layers = self._config.total_steps, len(self.layers)
-        tables = jax.eval_shape(
-            lambda: Tables(jnp.zeros(total), jnp.zeros((total, layers)))
-        )
-        given = compiled.like, self._train, tables, phase
-        at_once = steps_per_call(self._config.record_every)
-        step = _jit(compiled.program.step, donate_argnums=0, static_argnums=3)
-        one = step.lower(*given).compile()
-        steps = _jit(compiled.program.steps, donate_argnums=0, static_argnums=(3, 4))
-        return _Stepping(
-            step=one,
-            steps=one if at_once == 1 else steps.lower(*given, at_once).compile(),
-            steps_per_call=at_once,
-            work=(one.cost_analysis() or {}).get("flops", math.nan),
-        )
+    def _batches(self, split: Split) -> list[Images]:
+        """Batches of one size on the devices, the last filled up with label −1."""
+        size = -(-EVALUATION_BATCH // self._devices.count) * self._devices.count
+        fill = -len(split.labels) % size
+        images = np.pad(split.images, [(0, fill), (0, 0), (0, 0), (0, 0)])
+        labels = np.pad(split.labels, (0, fill), constant_values=-1)
+        parts = len(labels) // size
+        return [
+            self._laid_out(Split(*part))
+            for part in zip(
+                np.split(images, parts), np.split(labels, parts), strict=True
+            )
+        ]
 
 
-def _jit(function: Callable[..., Any], **options: Any) -> Any:
-    return jax.jit(function, compiler_options=compiler_options(), **options)
+class Forgetful:
+    """A journal that keeps nothing."""
 
+    start: tuple[TrainState, float] | None = None
 
-def steps_per_call(most: int) -> int:
-    """How many steps one call to the device runs; all of them, or one on a CPU.
+    def write(self, event: Event) -> None:
+        """Forgets it."""
 
-    XLA runs a convolution inside a loop on one thread of a CPU and by a slower routine,
-    many times slower than outside. An accelerator is to be kept busy without the host.
-    """
-    return 1 if jax.default_backend() == "cpu" else most
+    def due(self, step: int) -> bool:
+        """Never."""
+        del step
+        return False
 
+    def save(self, step: int, state: TrainState, seconds: float) -> None:
+        """Never asked for."""
 
-def policy_tables(policy: Policy, config: Config, layers: Layers) -> Tables:
-    """The global rate and the multipliers of every step of a run under a policy."""
-    total = config.total_steps
-    rate = global_rate(policy.schedule or config.schedule, config.rate, total)
-    multipliers = policy.multipliers(layers, total)
-
-    @jax.jit
-    def evaluate(steps: jax.Array) -> Tables:
-        values = jax.vmap(multipliers)(steps) if callable(multipliers) else multipliers
-        return Tables(
-            jnp.broadcast_to(jax.vmap(rate)(steps), (total,)).astype(jnp.float32),
-            jnp.broadcast_to(values, (total, len(layers))).astype(jnp.float32),
-        )
-
-    return jax.device_get(evaluate(jnp.arange(total)))
-
-
-def use_compilation_cache() -> None:
-    """Keeps compiled programs in the user's cache folder, for the next start."""
-    jax.config.update("jax_compilation_cache_dir", str(cache.folder() / "jax"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-
-
-class _Compiled(NamedTuple):
-    """The program of a layering, and what of it is compiled once."""
-
-    program: Program
-    like: TrainState  # of shapes
-    initial: Callable[[jax.Array], TrainState]
-    score: Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
-
-
-class _Stepping(NamedTuple):
-    """The steps of a phase, compiled."""
-
-    step: Callable[[TrainState, Images, Tables], TrainState]
-    steps: Callable[[TrainState, Images, Tables], TrainState]
-    steps_per_call: int
-    work: float  # floating-point operations of a step, as XLA counts them
-
-
-class _Stage(NamedTuple):
-    """A phase of a run."""
-
-    phase: Phase
-    stepping: _Stepping
-    about: dict[str, Any]  # for the records
-
-
-@dataclasses.dataclass
-class _Run:
-    """Where a run stands, and the events that say so."""
-
-    policy: str
-    seed: int
-    batch_size: int
-    compiled: _Compiled
-    stages: list[_Stage]
-    state: TrainState
-    step: int
-    seconds: float
-
-    @property
-    def stage(self) -> _Stage:
-        """The one that the next step belongs to."""
-        return next(stage for stage in self.stages if self.step < stage.phase.stop)
-
-    def event(self, kind: str, **fields: Any) -> Event:
-        return {
-            "kind": kind,
-            "policy": self.policy,
-            "seed": self.seed,
-            "step": self.step,
-            "images": self.step * self.batch_size,
-            "seconds": self.seconds,
-            **fields,
-        }
-
-
-def _on_device(images: np.ndarray, labels: np.ndarray) -> Images:
-    return Images(jnp.asarray(images), jnp.asarray(labels))
-
-
-def _batches(split: Split) -> list[Images]:
-    """Batches of one size on the device, the last filled up with label −1."""
-    fill = -len(split.labels) % EVALUATION_BATCH
-    images = np.pad(split.images, [(0, fill), (0, 0), (0, 0), (0, 0)])
-    labels = np.pad(split.labels, (0, fill), constant_values=-1)
-    parts = len(labels) // EVALUATION_BATCH
-    return [
-        _on_device(*part)
-        for part in zip(np.split(images, parts), np.split(labels, parts), strict=True)
-    ]
+    def rest(self) -> None:
+        """Never asked for."""

@@ -19,6 +19,8 @@ from ._measure import monitor_layers as monitor_layers
 from ._multipliers import LaycaState as LaycaState
 from ._multipliers import LayerWeightDecayState as LayerWeightDecayState
 from ._multipliers import ScaleByLayerState as ScaleByLayerState
+from ._range_test import RangeTest as RangeTest
+from ._range_test import layer_range_test as layer_range_test
 from ._reassign import reassign_layers as reassign_layers
 from ._reduce import layer_sum as layer_sum
 from ._revert import RevertToUniformState as RevertToUniformState

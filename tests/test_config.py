@@ -129,3 +129,8 @@ def test_every_model_has_norms_and_is_explained():
     assert all(MODELS.values())
     described = inspect.getsource(Config)
     assert all(name in described for name in MODELS)
+
+
+def test_numbers_are_none_unless_given_and_shared_by_nobody():
+    assert Config().numbers == {}
+    assert Config().numbers is not Config().numbers

@@ -144,20 +144,21 @@ def test_a_checkpoint_of_other_records_is_not_used(opened):
 
 
 def test_a_checkpoint_is_due_when_its_time_has_come_or_a_signal(opened, monkeypatch):
-    assert not opened(every=1e9).due()
+    assert not opened(every=1e9).due(0)
     journal = opened(every=0)
-    assert journal.due()
+    assert journal.due(0)
     journal = opened(every=1e9)
     monkeypatch.setattr(shell, "_asked", 15)
-    assert journal.due()
+    assert journal.due(0)
 
 
 def test_a_signal_is_obeyed_once_the_checkpoint_is_written(opened, monkeypatch):
     journal = opened()
     write(journal, 1)
     monkeypatch.setattr(shell, "_asked", 15)
+    save(journal, 1)
     with pytest.raises(shell.Stop) as stop:
-        save(journal, 1)
+        journal.rest()
     assert stop.value.status == 143
     monkeypatch.setattr(shell, "_asked", None)
     assert opened().step == 1

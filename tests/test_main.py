@@ -7,7 +7,17 @@ import pytest
 import written
 
 from experiments import __main__ as command
-from experiments import cifar, config, data, records, report, shell, study, train
+from experiments import (
+    cifar,
+    compiling,
+    config,
+    data,
+    records,
+    report,
+    shell,
+    study,
+    train,
+)
 from experiments.policies import POLICIES
 
 ROOT = Path(__file__).parent.parent
@@ -57,10 +67,82 @@ def test_the_command_is_recorded_as_typed(studied):
     ]
 
 
+@pytest.fixture
+def tuned(monkeypatch):
+    """What would have been searched, instead of searching it."""
+    from experiments import tune  # slow to import
+
+    seen = []
+
+    def run(asked, dataset, command):
+        seen.append((asked, dataset, command))
+        return 0
+
+    monkeypatch.setattr(data, "load", lambda source, **_: source)
+    monkeypatch.setattr(tune, "run", run)
+    return seen
+
+
+def test_tune_takes_presets_and_fields_of_the_search_and_of_the_study(tuned):
+    assert command.main(["tune", "--trials", "5", "--epochs", "2"]) == 0
+    assert command.main(["tune", "cifar10-shallow", "--storage", "sqlite:///a.db"]) == 0
+    demo, shallow = (seen[0] for seen in tuned)
+    assert (demo.trials, demo.config.epochs, demo.storage) == (5, 2, None)
+    assert (shallow.config.name, shallow.storage) == (
+        "cifar10-shallow",
+        "sqlite:///a.db",
+    )
+    assert tuned[0][1] == "sample"
+    assert tuned[0][2][2:] == ["experiments", "tune", "--trials", "5", "--epochs", "2"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        (("--trials", "0"), "trials must be at least 1"),
+        (("--rate", "-1"), "rate must be"),
+        (("--numbers", "uniform.rat", "1"), "did you mean uniform.rate between"),
+        (("--stack", "2"), "stack must be 1"),
+    ],
+)
+def test_a_bad_search_is_refused_in_one_line(capsys, tuned, fields, word):
+    assert word in refused(capsys, "tune", *fields)
+    assert tuned == []
+
+
+def test_numbers_are_given_one_after_another(studied):
+    command.main(
+        ["study", "--numbers", "early-first.rate", "0.1", "uniform.rate", "0.05"]
+    )
+    assert studied[0][0].numbers == {"early-first.rate": 0.1, "uniform.rate": 0.05}
+
+
+@pytest.mark.parametrize("name", ["study", "tune"])
+def test_a_file_stands_for_a_preset_and_fields_change_it(
+    studied, tuned, tmp_path, name
+):
+    path = tmp_path / "mine.json"
+    numbers = {"uniform.rate": 0.1, "early-first.rate": 0.1}
+    path.write_text(json.dumps({"model": "vgg5", "seeds": 5, "numbers": numbers}))
+    command.main([name, str(path), "--seeds", "3", "--numbers", "uniform.rate", "0.05"])
+    ((asked, *_),) = studied or tuned
+    read = asked if name == "study" else asked.config
+    assert (read.model, read.seeds) == ("vgg5", 3)
+    assert read.numbers == {"uniform.rate": 0.05, "early-first.rate": 0.1}
+
+
+def test_a_file_that_is_no_configuration_is_refused(capsys, studied, tmp_path):
+    (tmp_path / "mine.json").write_text('{"modle": "vgg5"}')
+    assert "'model'" in refused(capsys, "study", str(tmp_path / "mine.json"))
+    assert "none.json" in refused(capsys, "study", str(tmp_path / "none.json"))
+    assert studied == []
+
+
 @pytest.mark.parametrize(
     ("fields", "word"),
     [
         (("--epochs", "0"), "epochs"),
+        (("--numbers", "uniform.rate", "9"), "uniform.rate between 0.002 and 0.2"),
         (("--policies", "unifrom"), "uniform"),
         (("--batch-size", "100000"), "batch_size"),
         (("--rate", "-1"), "rate"),
@@ -79,7 +161,8 @@ def test_an_unknown_preset_is_refused_with_the_known_ones(capsys, studied):
 
 
 def test_an_unknown_command_is_refused_with_the_known_ones(capsys):
-    assert "study, report FOLDER or policies; got tune" in refused(capsys, "tune")
+    said = refused(capsys, "tunes")
+    assert "study, tune, find, report FOLDER or policies; got tunes" in said
     assert "got nothing" in refused(capsys)
 
 
@@ -105,7 +188,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_compiling(
 ):
     (tmp_path / "file").touch()
     monkeypatch.setattr(train, "Trainer", None)  # making one would fail
-    monkeypatch.setattr(train, "use_compilation_cache", lambda: None)
+    monkeypatch.setattr(compiling, "use_compilation_cache", lambda: None)
     line = refused(capsys, "study", "--out", str(tmp_path / "file"))
     assert str(tmp_path / "file") in line
 
@@ -136,7 +219,9 @@ def test_policies_are_listed_with_source_and_expectation(capsys):
     assert command.main(["policies"]) == 0
     printed = capsys.readouterr().out
     for policy in POLICIES.values():
-        for words in (policy.name, policy.summary, policy.expectation, policy.source):
+        numbers = [f"{n.name} {n.value:g}" for n in policy.numbers(1.0)[1:]]
+        texts = (policy.name, policy.summary, policy.expectation, policy.source)
+        for words in (*texts, *numbers):
             assert words in printed
 
 
@@ -158,12 +243,22 @@ def test_help_explains_every_field(capsys):
         assert f"{field.replace('_', '-')}" in printed
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["study", "--help"], ["nonsense"]])
+def test_help_of_tune_explains_the_search_and_the_study(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        command.main(["tune", "--help"])
+    printed = capsys.readouterr().out
+    for flag in ("--trials", "--search-seed", "--storage", "--model", "--numbers"):
+        assert flag in printed
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["study", "--help"], ["tune", "--help"], ["nonsense"]]
+)
 def test_help_and_refusals_need_no_jax(arguments):
     code = (
         "import sys\nfrom experiments.__main__ import main\n"
         f"try: main({arguments})\nexcept SystemExit: pass\n"
-        "sys.exit('jax' in sys.modules or 'matplotlib' in sys.modules)"
+        "sys.exit(bool({'jax', 'matplotlib', 'optuna'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
     assert done.returncode == 0

@@ -97,6 +97,7 @@ LAYERS = {
     "wrn28-10": (28 + 1, 28 - 3),
     "densenet76": (76, 75),
     "vit": (2 + 6 * 6 + 1, 6 * 4 + 1),
+    "vit12": (2 + 12 * 6 + 1, 12 * 4 + 1),
     "transformer-rows": (2 + 4 * 6 + 1, 4 * 4 + 1),
     "lstm-rows": (2 * 2 + 1, 2),
 }
@@ -151,7 +152,7 @@ def test_projection_shares_the_level_of_the_branch_beside_it(name, blocks):
         assert level[f"blocks/{i}/second"] == level[f"blocks/{i}/first"] + 1
 
 
-@pytest.mark.parametrize("name", ["vit", "transformer-rows"])
+@pytest.mark.parametrize("name", ["vit", "vit12", "transformer-rows"])
 def test_query_key_and_value_share_a_level_and_positions_that_of_the_tokens(name):
     level = levels(name)
     assert level["embed"] == level["positions"] == 0
@@ -248,6 +249,7 @@ PARAMETERS = {
     "wrn28-10": 36_479_194,
     "densenet76": densenet(76, 12),
     "vit": transformer(4 * 4, 64, 192, blocks=6),
+    "vit12": transformer(4 * 4, 64, 192, blocks=12),
     "transformer-rows": transformer(1 * 32, 32, 128, blocks=4),
     # Four gates, for each the input, the state and one bias.
     "lstm-rows": 512 * (96 + 128 + 1) + 512 * (128 + 128 + 1) + 1_290,
@@ -529,7 +531,7 @@ COMPILED_SLOWLY = [
         "resnet18",
         "wrn16-4",
     ),
-    *("vit", "transformer-rows"),
+    *("vit", "vit12", "transformer-rows"),
 ]
 
 

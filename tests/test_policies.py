@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -6,11 +7,19 @@ import numpy as np
 import pytest
 
 import optax_llr
-from experiments.config import CONTROLS, MEASURED, POLICY_NAMES, PRESETS, SCHEDULES
+from experiments import policies
+from experiments.compiling import policy_tables
+from experiments.config import (
+    CONTROLS,
+    MEASURED,
+    POLICY_NAMES,
+    PRESETS,
+    SCHEDULES,
+    Config,
+)
 from experiments.optimizers import scheduled
-from experiments.policies import POLICIES
+from experiments.policies import POLICIES, configured
 from experiments.rates import global_rate
-from experiments.train import policy_tables
 
 TOTAL = 1000
 NAMES = ("conv1", "conv2", "conv3", "hidden", "head")
@@ -182,3 +191,155 @@ def test_a_policy_with_a_schedule_of_its_own_overrides_that_of_the_study():
     study = policy_tables(POLICIES["uniform"], config, LAYERS).rate
     assert set(own.tolist()) == {np.float32(config.rate)}
     assert study[-1] < study[0]
+
+
+OWN = {
+    "early-first": {"first_start": 1.5, "first_end": 0.5}
+    | {"last_start": 0.5, "last_end": 1.5},
+    "late-first": {"first_start": 0.5, "first_end": 1.5}
+    | {"last_start": 1.5, "last_end": 0.5},
+    "static-decreasing": {"first": 1.5, "last": 0.5},
+    "static-increasing": {"first": 0.5, "last": 1.5},
+    "three-stage": {"first_start": 2.0, "first_end": 0.5, "first_duration": 0.1}
+    | {"last_start": 0.5, "last_end": 2.0},
+    "cascade": {"first_peak": 0.2, "last_peak": 0.6},
+    "discriminative": {"factor": 2.6},
+    "unfreeze-top-first": {"duration": 0.4},
+    "unfreeze-bottom-first": {"duration": 0.4},
+    "freezeout": {"t0": 0.8, "power": 3.0},
+    "rotation-alpha": {"alpha": -0.6},
+    "layca-alpha": {"alpha": -0.6},
+}
+
+
+def tuned(name, **numbers):
+    """One policy as a study at rate 0.02 has it with these numbers."""
+    numbers = {f"{name}.{key}": value for key, value in numbers.items()}
+    return configured(Config(policies=(name,), rate=0.02, numbers=numbers))[name]
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_every_policy_is_tuned_by_its_rate_and_by_its_own_numbers(name):
+    numbers = POLICIES[name].numbers(rate=0.05)
+    values = {number.name: number.value for number in numbers}
+    assert values == {"rate": 0.05} | OWN.get(name, {})
+    assert all(number.low <= number.value <= number.high for number in numbers)
+    assert all(number.low > 0 for number in numbers if number.log)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_configuration_without_numbers_leaves_every_policy_as_it_is(name):
+    assert tuned(name) == POLICIES[name]
+    assert hash(tuned(name)) == hash(POLICIES[name])
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("end", ["low", "high"])
+@pytest.mark.parametrize(("total", "depth"), [(1, 1), (30, 22)])
+def test_multipliers_are_finite_at_the_ends_of_all_ranges(name, end, total, depth):
+    extremes = {n.name: getattr(n, end) for n in POLICIES[name].numbers(0.02)}
+    names = [f"layer{i}" for i in range(depth)]
+    layers = optax_llr.match_layers(
+        {n: np.ones(1) for n in names}, [(n, n) for n in names]
+    )
+    values = tuned(name, **extremes).multipliers(layers, total)
+    if callable(values):
+        values = jax.vmap(values)(jnp.arange(total))
+    assert np.isfinite(values).all()
+    assert (np.asarray(values) >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers", "step", "expected"),
+    [
+        ("early-first", {"first_start": 2.0}, 0, [2, 1.625, 1.25, 0.875, 0.5]),
+        ("late-first", {"last_end": 2.5}, TOTAL, [1.5, 1.75, 2, 2.25, 2.5]),
+        ("static-decreasing", {"last": 3.5}, 0, [1.5, 2, 2.5, 3, 3.5]),
+        ("three-stage", {"first_duration": 0.5}, 250, [1.25, 1, 1, 1, 0.875]),
+        ("discriminative", {"factor": 2.0}, 0, [1 / 16, 1 / 8, 1 / 4, 1 / 2, 1]),
+        ("unfreeze-top-first", {"duration": 0.8}, 400, [0, 0, 1, 1, 1]),
+        ("unfreeze-bottom-first", {"duration": 0.8}, 400, [1, 1, 1, 0, 0]),
+        (
+            "rotation-alpha",
+            {"alpha": 0.5},
+            0,
+            [0.5 ** (5 - 5 * i / 4) for i in range(5)],
+        ),
+    ],
+)
+def test_numbers_change_the_multipliers(name, numbers, step, expected):
+    values = tuned(name, **numbers).multipliers(LAYERS, TOTAL)
+    values = values(step) if callable(values) else values
+    np.testing.assert_allclose(values, expected, rtol=1e-5)
+
+
+def test_the_peaks_of_cascade_are_shares_of_the_run():
+    values = tuned("cascade", first_peak=0.1, last_peak=0.9).multipliers(LAYERS, TOTAL)
+    peaks = [int(layer) for layer in jax.vmap(values)(jnp.arange(TOTAL)).argmax(0)]
+    assert peaks == [100, 300, 500, 700, 900]
+
+
+def test_the_peaks_of_cascade_cannot_cross():
+    _, first, last = POLICIES["cascade"].numbers(0.02)
+    assert first.high <= last.low
+    assert last.high < 1
+
+
+def test_freezeout_freezes_where_its_numbers_say():
+    values = tuned("freezeout", t0=0.5, power=2.0).multipliers(LAYERS, TOTAL)
+    rows = np.asarray(jax.vmap(values)(jnp.arange(TOTAL)))
+    assert rows[249, 0] > 0 == rows[250, 0]
+
+
+def test_a_share_of_the_run_is_the_whole_steps_that_it_looks_like():
+    """0.6 · 5 would be a step less, were it 2.9999…; and so for other lengths."""
+    for total in (*range(1, 3_000), 9_999_995):
+        shares = OWN["cascade"]["first_peak"], OWN["cascade"]["last_peak"], 0.1
+        steps = [policies._whole_steps(share, total) for share in shares]
+        assert steps == [total // 5, 3 * total // 5, total // 10]
+
+
+def test_the_rate_of_one_policy_is_its_own():
+    numbers = {"early-first.rate": 0.1}
+    config = Config(policies=("uniform", "early-first"), rate=0.02, numbers=numbers)
+    rates = {name: policy.rate for name, policy in configured(config).items()}
+    assert rates == {"uniform": None, "early-first": 0.1}
+
+
+def test_a_study_with_numbers_has_them_in_its_tables():
+    config = PRESETS["demo"]
+    tables = policy_tables(tuned("uniform", rate=0.1), config, LAYERS)
+    study = policy_tables(POLICIES["uniform"], config, LAYERS)
+    np.testing.assert_allclose(tables.rate, 5 * study.rate, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [
+        (
+            {"early-first.frist_start": 1.0},
+            r"unknown 'early-first.frist_start'; did you mean early-first.first_start "
+            r"between 0.2 and 5\?",
+        ),
+        (
+            {"uniform": 1.0},
+            "unknown 'uniform'; did you mean uniform.rate between 0.002",
+        ),
+        ({"nonsense": 1.0}, r"unknown 'nonsense' \(expected POLICY.NUMBER"),
+        ({"early-first.first_start": 9.0}, r"expected .* between 0.2 and 5; got 9"),
+        ({"cascade.last_peak": 0.3}, "expected cascade.last_peak between 0.4 and 0.9"),
+        ({"uniform.rate": float("nan")}, "between 0.002 and 0.2; got nan"),
+        ({"uniform.rate": 1.0}, "between 0.002 and 0.2; got 1"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused_with_their_range(numbers, said):
+    with pytest.raises(ValueError, match=said) as refused:
+        configured(Config(numbers=numbers))
+    assert "\n" not in str(refused.value)
+
+
+def test_numbers_of_policies_that_are_not_compared_are_checked_and_do_no_harm():
+    config = Config(policies=("uniform",), numbers={"cascade.rate": 0.05})
+    assert configured(config) == {"uniform": POLICIES["uniform"]}
+    with pytest.raises(ValueError, match=r"cascade\.rate between"):
+        configured(dataclasses.replace(config, numbers={"cascade.rate": 5.0}))

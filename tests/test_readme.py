@@ -12,7 +12,7 @@ import pytest
 import optax_llr
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/measured.md", "docs/freezing.md")
+PAGES = ("README.md", "docs/measured.md", "docs/freezing.md", "docs/range_test.md")
 
 
 def text_of(page):

@@ -50,9 +50,18 @@ class FakeTrainer:
     def __init__(self, config, dataset):
         del config, dataset
 
-    def like(self, policy):
-        del policy
+    def like(self, policy, runs=1):
+        del policy, runs
         return State(jax.ShapeDtypeStruct((3,), np.float32))
+
+    def kind(self, policy):
+        return len(policy.name)
+
+    def stack_that_pays(self, most):
+        return 2, {1: 1.0, 2: 1.5}
+
+    def run_together(self, members):
+        return [self.run(*member) for member in members]
 
     def run(self, policy, seed, journal):
         outcome = self.outcomes.get((policy.name, seed), "finished")
@@ -65,6 +74,7 @@ class FakeTrainer:
         if outcome in ("SIGINT", "SIGTERM"):
             shell._asked = signal.Signals[outcome]
             journal.save(25, State(jnp.arange(3.0)), 0.5)
+            journal.rest()
         journal.write(at | measured | {"kind": "validation"})
         finished = outcome == "finished"
         end = at | {
@@ -146,7 +156,7 @@ def test_the_folder_of_a_run_suffices_to_do_it_again(tmp_path):
     config = records.read_json(alone / "config.json", "run")
     assert config == whole | {"policy": "early-first", "seed": 1}
     (of_run,) = records.read_json(alone / "env.json", "environment")["sessions"]
-    assert of_run == session | {"from_step": 0}
+    assert of_run == session | {"from_step": 0, "at_once": 1}
 
 
 def test_expectations_are_on_disk_before_the_first_run(tmp_path):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import cifar, data, records, train
+from experiments import cifar, compiling, data, records, train
 from experiments import config as configuration
 from experiments import program as programs
 from experiments.config import Config
@@ -46,7 +46,7 @@ class Events(list):
     start = None
     write = list.append
 
-    def due(self):
+    def due(self, step):
         return False
 
 
@@ -95,7 +95,7 @@ def test_a_run_records_training_validation_and_one_end(trainer):
 
 def test_training_lines_say_what_the_last_step_was_told(trainer):
     lines = [e for e in events_of(trainer, "early-first") if e["kind"] == "train"]
-    tables = train.policy_tables(POLICIES["early-first"], CONFIG, trainer.layers)
+    tables = compiling.policy_tables(POLICIES["early-first"], CONFIG, trainer.layers)
     np.testing.assert_array_equal([e["rate"] for e in lines], tables.rate)
     np.testing.assert_array_equal([e["multipliers"] for e in lines], tables.multipliers)
 
@@ -200,7 +200,7 @@ def test_a_run_stopped_anywhere_ends_as_if_it_never_had_been(
 
         chances = 0
 
-        def due(self):
+        def due(self, step):
             self.chances += 1
             return self.chances == 2
 
@@ -239,8 +239,8 @@ def test_an_error_of_the_journal_ends_the_run(trainer):
 
 
 def test_evaluation_agrees_with_numpy_on_every_image(trainer, program):
-    compiled = trainer._compiled(POLICIES["uniform"].layering)
-    state = compiled.initial(jax.random.key(0))
+    group = trainer._begin([train.Member(POLICIES["uniform"], 0, Events())])
+    state = group.state
     test = dataset().test
     pixels = (test.images / 255.0 - cifar.CIFAR10.mean) / cifar.CIFAR10.std
     logits = np.asarray(
@@ -251,9 +251,7 @@ def test_evaluation_agrees_with_numpy_on_every_image(trainer, program):
     )
     logits -= logits.max(1, keepdims=True)
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    stages = trainer._stages(POLICIES["uniform"])
-    run = train._Run("uniform", 0, 20, compiled, stages, state, 0, 0.0)
-    loss, accuracy = trainer._evaluate(run, trainer._test)
+    [(loss, accuracy)] = trainer._evaluate(group, trainer._test)
     assert loss == pytest.approx(-log_p[np.arange(250), test.labels].mean(), rel=1e-5)
     assert accuracy == (logits.argmax(1) == test.labels).mean()
 
@@ -261,7 +259,7 @@ def test_evaluation_agrees_with_numpy_on_every_image(trainer, program):
 @pytest.mark.slow
 def test_many_steps_a_call_train_as_one_step_a_call_does(monkeypatch, trainer):
     monkeypatch.setattr(configuration, "TRAIN_LINES", 3)  # intervals of 3, 3, 3 and 1
-    monkeypatch.setattr(train, "steps_per_call", lambda most: 2)
+    monkeypatch.setattr(compiling, "steps_per_call", lambda most: 2)
     many = events_of(train.Trainer(CONFIG, dataset()), "uniform")
     lines = [e for e in many if e["kind"] == "train"]
     monkeypatch.undo()
@@ -277,7 +275,7 @@ def test_many_steps_a_call_train_as_one_step_a_call_does(monkeypatch, trainer):
 def test_a_cpu_is_given_one_step_a_call_and_an_accelerator_all(monkeypatch):
     for backend, expected in [("cpu", 1), ("gpu", 64), ("tpu", 64)]:
         monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
-        assert train.steps_per_call(64) == expected
+        assert compiling.steps_per_call(64) == expected
 
 
 def test_data_of_another_size_are_refused_before_anything_compiles():
@@ -293,10 +291,10 @@ def test_the_compilation_cache_stands_in_the_users_cache_folder(monkeypatch, tmp
     before = {name: getattr(jax.config, name) for name in names}
     try:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-        train.use_compilation_cache()
+        compiling.use_compilation_cache()
         assert Path(jax.config.jax_compilation_cache_dir).is_relative_to(tmp_path)
         monkeypatch.delenv("XDG_CACHE_HOME")
-        train.use_compilation_cache()
+        compiling.use_compilation_cache()
         expected = Path.home() / ".cache" / "optax_llr"
         assert Path(jax.config.jax_compilation_cache_dir).is_relative_to(expected)
     finally:

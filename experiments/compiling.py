@@ -1,0 +1,211 @@
+"""What a study compiles, each thing once: programs, and the steps of phases.
+
+A program for all policies that are schedules, one for each rule; of each the steps of
+every phase in which other layers are frozen; and all that for each number of runs that
+are trained at once.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import optax_llr
+from optax_llr import Layers, Phase
+
+from . import cache, stacking
+from .config import Config
+from .data import Dataset
+from .devices import Devices
+from .models.convolution import compiler_options
+from .optimizers import Layering, scheduled
+from .policies import Policy
+from .program import Images, Program, Tables, TrainState, evaluated
+from .rates import global_rate
+
+MOST_KEPT = 64
+"""Compiled phases, and policies with their tables, that are kept for another run."""
+
+
+class Compiled(NamedTuple):
+    """The program of a layering for some number of runs at once."""
+
+    program: Program
+    like: TrainState  # of shapes; one run
+    initial: Callable[[np.uint32], TrainState]  # one run
+    stacked: Callable[[list[TrainState]], TrainState]
+    score: Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
+
+
+class Stepping(NamedTuple):
+    """The steps of a phase."""
+
+    step: Callable[[TrainState, Images, Tables], TrainState]
+    steps: Callable[[TrainState, Images, Tables], TrainState]
+    steps_per_call: int
+    work: float  # floating-point operations of a step, as XLA counts them
+
+
+class Stage(NamedTuple):
+    """A phase of a run."""
+
+    phase: Phase
+    stepping: Stepping
+    about: dict[str, Any]  # for the records
+
+
+class Compiler:
+    """Compiles, ahead of the first run, so that no run's time includes it.
+
+    Attributes:
+        layers: the layers of the model, in forward order.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        dataset: Dataset,
+        devices: Devices,
+        train: Images,
+        batch: Images,
+    ):
+        """Takes what is trained on, and a batch to evaluate, as they are laid out."""
+        self._config, self._devices = config, devices
+        self._train, self._batch = train, batch
+        divided = devices.divided if config.stack == 1 else None
+        self._program = functools.cache(
+            lambda layering: Program(config, dataset, layering, divided)
+        )
+        self.layers = self._program(scheduled).layers
+        keep = functools.lru_cache(maxsize=MOST_KEPT)
+        self.tables = keep(lambda policy: policy_tables(policy, config, self.layers))
+        self.phases = keep(self._phases)
+        self.stages = keep(self._stages)
+        self.program = functools.cache(self._compile)
+        self.steps = keep(self._compile_steps)
+
+    def _phases(self, policy: Policy) -> tuple[Phase, ...]:
+        """Of a run under a policy, by which layers are frozen."""
+        total = self._config.total_steps
+        multipliers = optax_llr.table(self.tables(policy).multipliers)
+        shortest = max(1, round(self._config.shortest_phase * total))
+        return tuple(optax_llr.freeze_phases(self.layers, multipliers, total, shortest))
+
+    def _stages(self, policy: Policy, size: int) -> list[Stage]:
+        """The phases of a run under a policy, compiled."""
+        layers = len(self.layers)
+        whole = Phase(self.layers, 0, 1, (False,) * layers, (0,) * layers)
+        stages: list[Stage] = []
+        for phase in self.phases(policy):
+            stepping = self.steps(policy.layering, size, phase.key)
+            of = self.steps(policy.layering, size, whole)
+            about = {"frozen": phase.names, "predicted": stepping.work / of.work}
+            stages.append(Stage(phase, stepping, about))
+        return stages
+
+    def _compile(self, layering: Layering, size: int) -> Compiled:
+        """All but the steps, for some number of runs at once."""
+        program, everywhere = self._program(layering), self._devices.everywhere
+        score, states = program.score, everywhere
+        if size > 1:
+            score = jax.vmap(score, in_axes=(0, 0, None))
+            states = stacking.layout(self._devices)
+        like = jax.eval_shape(program.initial, jax.random.key(0))
+        weights = everywhere if size == 1 else self._devices.divided
+        evaluate = _jit(score, in_shardings=(weights, weights, self._data))
+        initial = jax.jit(
+            lambda seed: program.initial(jax.random.key(seed)), out_shardings=everywhere
+        )
+        return Compiled(
+            program=program,
+            like=like,
+            initial=initial.lower(np.uint32(0)).compile(),
+            stacked=jax.jit(stacking.stacked, out_shardings=states),
+            score=evaluate.lower(
+                *evaluated(stacking.shapes(like, size)), self._batch
+            ).compile(),
+        )
+
+    def _compile_steps(self, layering: Layering, size: int, phase: Phase) -> Stepping:
+        """The steps of a phase; of it only counts what is frozen and was paused."""
+        compiled, total = self.program(layering, size), self._config.total_steps
+        runs = () if size == 1 else (size,)
+        tables = Tables._make(
+            jax.ShapeDtypeStruct((*runs, total, *axes), jnp.float32)
+            for axes in ((), (len(self.layers),))
+        )
+        given = stacking.shapes(compiled.like, size), self._train, tables
+        at_once = steps_per_call(self._config.record_every)
+
+        def compiled_for(steps: int) -> Any:
+            one = functools.partial(compiled.program.steps, phase=phase, length=steps)
+            if steps == 1:
+                one = functools.partial(compiled.program.step, phase=phase)
+            states = self._devices.everywhere
+            if size > 1:
+                one, states = stacking.together(one), stacking.layout(self._devices)
+            told = self._devices.everywhere if size == 1 else self._devices.divided
+            return (
+                _jit(
+                    one,
+                    donate_argnums=0,
+                    in_shardings=(states, self._data, told),
+                    out_shardings=states,
+                )
+                .lower(*given)
+                .compile()
+            )
+
+        one = compiled_for(1)
+        return Stepping(
+            step=one,
+            steps=one if at_once == 1 else compiled_for(at_once),
+            steps_per_call=at_once,
+            work=(one.cost_analysis() or {}).get("flops", math.nan),
+        )
+
+    @property
+    def _data(self) -> Any:
+        return self._train.images.sharding
+
+
+def _jit(function: Callable[..., Any], **options: Any) -> Any:
+    return jax.jit(function, compiler_options=compiler_options(), **options)
+
+
+def steps_per_call(most: int) -> int:
+    """How many steps one call to the device runs; all of them, or one on a CPU.
+
+    XLA runs a convolution inside a loop on one thread of a CPU and by a slower routine,
+    many times slower than outside. An accelerator is to be kept busy without the host.
+    """
+    return 1 if jax.default_backend() == "cpu" else most
+
+
+def policy_tables(policy: Policy, config: Config, layers: Layers) -> Tables:
+    """The global rate and the multipliers of every step of a run under a policy."""
+    total = config.total_steps
+    rate = global_rate(
+        policy.schedule or config.schedule, policy.rate or config.rate, total
+    )
+    multipliers = policy.multipliers(layers, total)
+
+    @jax.jit
+    def evaluate(steps: jax.Array) -> Tables:
+        values = jax.vmap(multipliers)(steps) if callable(multipliers) else multipliers
+        return Tables(
+            jnp.broadcast_to(jax.vmap(rate)(steps), (total,)).astype(jnp.float32),
+            jnp.broadcast_to(values, (total, len(layers))).astype(jnp.float32),
+        )
+
+    return jax.device_get(evaluate(jnp.arange(total)))
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs in the user's cache folder, for the next start."""
+    jax.config.update("jax_compilation_cache_dir", str(cache.folder() / "jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
