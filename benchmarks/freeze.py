@@ -52,9 +52,14 @@ def policy(power: int, t0: float) -> Policy:
     )
 
 
-def make_trainer(model: str, batch: int) -> Any:
+def make_trainer(model: str, batch: int, shortest: float) -> Any:
     """A trainer on the sample, for a run of TOTAL steps."""
-    base = dataclasses.replace(config.PRESETS["demo"], model=model, batch_size=batch)
+    base = dataclasses.replace(
+        config.PRESETS["demo"],
+        model=model,
+        batch_size=batch,
+        shortest_phase=shortest,
+    )
     settings = dataclasses.replace(base, epochs=TOTAL / base.steps_per_epoch)
     return train.Trainer(
         settings, data.load(settings.source, validation=settings.validation)
@@ -134,15 +139,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--models", nargs="*", default=MODELS, choices=MODELS)
     parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--shortest", type=float, default=0.04, help="phase, a share")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--json", type=pathlib.Path, help="write the record here")
     options = parser.parse_args()
     record: dict[str, Any] = {"environment": environment(), "results": []}
+    record |= {"batch": options.batch, "shortest": options.shortest}
     print(record["environment"])
     print("model  power  t0  phases  predicted  measured  of predicted  run, compiled")
     for model in options.models:
-        trainer = make_trainer(model, options.batch)
+        trainer = make_trainer(model, options.batch, options.shortest)
         for power, t0 in SCHEDULES:
             found = measure(trainer, policy(power, t0), options.rounds, options.minutes)
             print(

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import optax_llr
-from optax_llr import Layers, Phase
+from optax_llr import LayerMeasures, Layers, Phase
 
 from . import cache, stacking
 from .config import Config
@@ -39,6 +39,7 @@ class Compiled(NamedTuple):
     initial: Callable[[np.uint32], TrainState]  # one run
     stacked: Callable[[list[TrainState]], TrainState]
     score: Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
+    measure: Callable[..., LayerMeasures] | None  # None where it is not asked for
 
 
 class Stepping(NamedTuple):
@@ -109,72 +110,105 @@ class Compiler:
 
     def _compile(self, layering: Layering, size: int) -> Compiled:
         """All but the steps, for some number of runs at once."""
-        program, everywhere = self._program(layering), self._devices.everywhere
-        score, states = program.score, everywhere
-        if size > 1:
-            score = jax.vmap(score, in_axes=(0, 0, None))
-            states = stacking.layout(self._devices)
-        like = jax.eval_shape(program.initial, jax.random.key(0))
-        weights = everywhere if size == 1 else self._devices.divided
-        evaluate = _jit(score, in_shardings=(weights, weights, self._data))
+        program = self._program(layering)
         initial = jax.jit(
-            lambda seed: program.initial(jax.random.key(seed)), out_shardings=everywhere
+            lambda seed: program.initial(jax.random.key(seed)),
+            out_shardings=self._devices.everywhere,
         )
+        like = jax.eval_shape(program.initial, jax.random.key(0))
+        states = stacking.layout(self._devices, size)
+        together = stacking.shapes(like, size)
+        params, statistics = evaluated(together)
+        measure = None
+        if self._config.measurements:
+            measure = self._compile_for(
+                program.measure,
+                size,
+                (stacking.AXES, None, 0, 0),
+                (together, self._train, self._told(size), params),
+            )
         return Compiled(
             program=program,
             like=like,
             initial=initial.lower(np.uint32(0)).compile(),
             stacked=jax.jit(stacking.stacked, out_shardings=states),
-            score=evaluate.lower(
-                *evaluated(stacking.shapes(like, size)), self._batch
-            ).compile(),
+            score=self._compile_for(
+                program.score, size, (0, 0, None), (params, statistics, self._batch)
+            ),
+            measure=measure,
         )
 
     def _compile_steps(self, layering: Layering, size: int, phase: Phase) -> Stepping:
         """The steps of a phase; of it only counts what is frozen and was paused."""
-        compiled, total = self.program(layering, size), self._config.total_steps
-        runs = () if size == 1 else (size,)
-        tables = Tables._make(
-            jax.ShapeDtypeStruct((*runs, total, *axes), jnp.float32)
-            for axes in ((), (len(self.layers),))
-        )
-        given = stacking.shapes(compiled.like, size), self._train, tables
-        at_once = steps_per_call(self._config.record_every)
+        compiled = self.program(layering, size)
+        program, states = compiled.program, stacking.layout(self._devices, size)
+        given = stacking.shapes(compiled.like, size), self._train, self._told(size)
 
-        def compiled_for(steps: int) -> Any:
-            one = functools.partial(compiled.program.steps, phase=phase, length=steps)
-            if steps == 1:
-                one = functools.partial(compiled.program.step, phase=phase)
-            states = self._devices.everywhere
-            if size > 1:
-                one, states = stacking.together(one), stacking.layout(self._devices)
-            told = self._devices.everywhere if size == 1 else self._devices.divided
-            return (
-                _jit(
-                    one,
-                    donate_argnums=0,
-                    in_shardings=(states, self._data, told),
-                    out_shardings=states,
-                )
-                .lower(*given)
-                .compile()
+        def compiled_for(step: Callable[..., TrainState]) -> Any:
+            return self._compile_for(
+                step,
+                size,
+                (stacking.AXES, None, 0),
+                given,
+                out_axes=stacking.AXES,
+                donate_argnums=0,
+                out_shardings=states,
             )
 
-        one = compiled_for(1)
+        one = compiled_for(functools.partial(program.step, phase=phase))
+        several, at_once = one, steps_per_call(self._config.record_every)
+        if at_once > 1:
+            several = compiled_for(
+                functools.partial(program.steps, phase=phase, length=at_once)
+            )
         return Stepping(
             step=one,
-            steps=one if at_once == 1 else compiled_for(at_once),
+            steps=several,
             steps_per_call=at_once,
             work=(one.cost_analysis() or {}).get("flops", math.nan),
         )
 
-    @property
-    def _data(self) -> Any:
-        return self._train.images.sharding
+    def _compile_for(
+        self,
+        function: Callable[..., Any],
+        size: int,
+        in_axes: tuple[Any, ...],
+        given: tuple[Any, ...],
+        out_axes: Any = 0,
+        **options: Any,
+    ) -> Any:
+        """Compiles what is for one run for so many; in_axes say what is stacked.
 
+        What is stacked is divided over the devices by run; else all have it whole, but
+        for images, which lie as they lie.
+        """
+        layouts = tuple(
+            argument.images.sharding
+            if isinstance(argument, Images)
+            else stacking.layout(self._devices, size)
+            if axes is stacking.AXES
+            else self._devices.everywhere
+            if size == 1
+            else self._devices.divided
+            for argument, axes in zip(given, in_axes, strict=True)
+        )
+        if size > 1:
+            function = jax.vmap(function, in_axes=in_axes, out_axes=out_axes)
+        compiling = jax.jit(
+            function,
+            in_shardings=layouts,
+            compiler_options=compiler_options(),
+            **options,
+        )
+        return compiling.lower(*given).compile()
 
-def _jit(function: Callable[..., Any], **options: Any) -> Any:
-    return jax.jit(function, compiler_options=compiler_options(), **options)
+    def _told(self, size: int) -> Tables:
+        """The shapes of the tables of so many runs."""
+        runs, total = () if size == 1 else (size,), self._config.total_steps
+        return Tables._make(
+            jax.ShapeDtypeStruct((*runs, total, *axes), jnp.float32)
+            for axes in ((), (len(self.layers),))
+        )
 
 
 def steps_per_call(most: int) -> int:

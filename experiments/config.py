@@ -156,6 +156,9 @@ class Config:
     """Arithmetic of the model, float32 or bfloat16; parameters stay float32."""
     evaluations: int = 40
     """Evaluations on the validation images a run, evenly spread and at the end."""
+    measurements: int = 0
+    """Times in a run that gradients, updates and rotation of every layer are measured,
+    evenly spread from the first step on; 0 for never."""
     marks: tuple[float, ...] = (0.3, 0.35, 0.4, 0.45)
     """Validation accuracies; reported is the step at which a run first reaches each."""
     shortest_phase: float = 0.04
@@ -201,7 +204,15 @@ class Config:
     @property
     def evaluate_every(self) -> int:
         """Steps between two evaluations, a multiple of `record_every`."""
-        wanted = self.total_steps / self.evaluations
+        return self._often(self.evaluations)
+
+    @property
+    def measure_every(self) -> int:
+        """Steps between two measurements of the layers, a multiple likewise."""
+        return self._often(max(1, self.measurements))
+
+    def _often(self, times: int) -> int:
+        wanted = self.total_steps / times
         return self.record_every * max(1, round(wanted / self.record_every))
 
 
@@ -325,11 +336,17 @@ def validate(config: Config) -> None:
             f"between 0 and {IMAGE_SIDE} pixels",
         ),
         (config.evaluations >= 1, "evaluations", "at least 1"),
+        (config.measurements >= 0, "measurements", "0 or more"),
         (config.stack == "auto" or config.stack >= 1, "stack", "at least 1, or auto"),
         (
             config.devices == "all" or config.devices >= 1,
             "devices",
             "at least 1, or all",
+        ),
+        (
+            config.devices in (1, "all") or not config.distributed,
+            "devices",
+            "all, or left out, where several processes train on all of theirs",
         ),
         (
             config.stack == 1 or not config.distributed,

@@ -160,7 +160,8 @@ class Probe:
 
         loss = program.training_loss
         if size > 1:
-            step, loss = stacking.together(step), jax.vmap(loss, (0, 0, None))
+            step = jax.vmap(step, (stacking.AXES, None, 0), stacking.AXES)
+            loss = jax.vmap(loss, (0, 0, None))
         options = compiler_options()
         return (
             jax.jit(step, compiler_options=options),

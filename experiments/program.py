@@ -17,7 +17,7 @@ from flax import nnx
 from jax.sharding import Sharding
 
 import optax_llr
-from optax_llr import Phase
+from optax_llr import LayerMeasures, Phase
 
 from .augment import augment, normalise
 from .config import Config
@@ -130,12 +130,8 @@ class Program:
             phase.stopped(self._loss), has_aux=True
         )(state.params, state.statistics, images, labels)
         statistics = phase.held(statistics, state.statistics)
-        told = {
-            "rate": tables.rate[state.step],
-            "multipliers": tables.multipliers[state.step],
-        }
         updates, opt_state = phase.freeze(self._optimizer).update(
-            gradients, state.opt_state._replace(hyperparams=told), state.params
+            gradients, self._told(state, tables), state.params
         )
         params = cast(Weights, optax.apply_updates(state.params, updates))
         first_bad = (state.diverged < 0) & ~jnp.isfinite(loss)
@@ -181,6 +177,41 @@ class Program:
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
         correct = logits.argmax(-1) == batch.labels
         return jnp.where(real, losses, 0).sum(), (correct & real).sum(), real.sum()
+
+    def measure(
+        self, state: TrainState, data: Images, tables: Tables, initial: Weights
+    ) -> LayerMeasures:
+        """What the next step is about to do to each layer, frozen or not.
+
+        Args:
+            state: before that step.
+            data: what is trained on.
+            tables: as for the step.
+            initial: the parameters before the first step.
+        """
+        _, images, labels = self._next_batch(state, data)
+        gradients, _ = jax.grad(self._loss, has_aux=True)(
+            state.params, state.statistics, images, labels
+        )
+        updates, _ = self._optimizer.update(
+            gradients, self._told(state, tables), state.params
+        )
+        return optax_llr.measure_layers(
+            self.layers,
+            gradients,
+            updates,
+            state.params,
+            rate=tables.rate[state.step],
+            initial=initial,
+        )
+
+    def _told(self, state: TrainState, tables: Tables) -> Any:
+        """The state of the optimizer, told the rate and multipliers of this step."""
+        told = {
+            "rate": tables.rate[state.step],
+            "multipliers": tables.multipliers[state.step],
+        }
+        return state.opt_state._replace(hyperparams=told)
 
     def training_loss(
         self, params: Weights, statistics: Weights, batch: Images

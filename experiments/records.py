@@ -35,6 +35,11 @@ from . import sealed
 
 Event = dict[str, Any]
 
+LAYERWISE = {
+    "train": ("multipliers",),
+    "layers": ("gradient_norm", "update_ratio", "step_quantiles", "rotation"),
+}
+"""By kind of event, its fields that hold one number or row for each layer."""
 SCHEMA = Path(__file__).with_name("records.schema.json")
 
 
@@ -174,11 +179,12 @@ def _read_events(
         check(timing, "timing", where.replace("metrics", "timings"))
         if (event["policy"], event["seed"]) != (policy, seed):
             raise ValueError(f"{where}: expected {policy}, seed {seed}, got {event}")
-        if event["kind"] == "train" and len(event["multipliers"]) != layers:
-            raise ValueError(
-                f"{where}: expected {layers} multipliers, one for each layer of "
-                f"config.json; got {len(event['multipliers'])}"
-            )
+        for field in LAYERWISE.get(event["kind"], ()):
+            if len(event[field]) != layers:
+                raise ValueError(
+                    f"{where}, {field}: expected {layers} numbers, one for each layer "
+                    f"of config.json; got {len(event[field])}"
+                )
         yield event | {"seconds": timing["seconds"]}
 
 

@@ -7,10 +7,12 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
+from optax_llr import LayerMeasures
+
 from . import checkpoint, stacking
 from .compiling import Compiled, Stage
 from .optimizers import measured
-from .program import Tables, TrainState
+from .program import Tables, TrainState, Weights
 
 Event = dict[str, Any]
 
@@ -88,6 +90,17 @@ class Run:
             multipliers=np.asarray(multipliers).tolist(),
         )
 
+    def measured(self, step: int, found: LayerMeasures) -> None:
+        """Before a step: what it is about to do to each layer."""
+        self.write(
+            "layers",
+            step,
+            gradient_norm=found.gradient_norm,
+            update_ratio=found.update_ratio,
+            step_quantiles=found.step_quantiles,
+            rotation=found.rotation,
+        )
+
     def validated(self, step: int, loss: float, accuracy: float) -> None:
         """After an evaluation."""
         self.write("validation", step, loss=loss, accuracy=accuracy)
@@ -129,6 +142,8 @@ class Group:
     compiled: Compiled
     stages: Sequence[Stage]
     state: TrainState
+    initial: Weights | None
+    """The parameters before the first step; None where no layers are measured."""
     step: int
 
     @property

@@ -32,11 +32,6 @@ def member(state: TrainState, index: int) -> TrainState:
     return one._replace(step=state.step)
 
 
-def together(step: Callable[..., Any]) -> Callable[..., Any]:
-    """A step (state, data, tables) → state of one run, for stacked ones."""
-    return jax.vmap(step, in_axes=(AXES, None, 0), out_axes=AXES)
-
-
 def shapes(like: TrainState, size: int) -> TrainState:
     """Those of so many states stacked; of one, its own."""
     if size == 1:
@@ -44,8 +39,10 @@ def shapes(like: TrainState, size: int) -> TrainState:
     return jax.eval_shape(stacked, [like] * size)
 
 
-def layout(devices: Devices) -> TrainState:
-    """How a stacked state lies: the runs divided over the devices."""
+def layout(devices: Devices, size: int) -> Any:
+    """How a state lies: everywhere; of several runs, the runs divided over devices."""
+    if size == 1:
+        return devices.everywhere
     across = TrainState._make([devices.divided] * len(AXES))
     return across._replace(step=devices.everywhere)
 
@@ -58,14 +55,15 @@ def size_that_pays(
     Args:
         speed: of all runs of a stack of some size together.
         most: how many runs there are to stack.
-        smallest: size of the first real stack, of which all others are multiples.
+        smallest: size of the first real stack.
 
     Returns:
         The size, and the speeds that were found, as multiples of that of one run.
     """
     one = speed(1)
     found, best, size = {1: 1.0}, 1, max(2, smallest)
-    while size <= most:
+    while best < most:
+        size = min(size, most)
         try:
             found[size] = speed(size) / one
         except jax.errors.JaxRuntimeError:  # the device's memory is too small

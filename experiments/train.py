@@ -10,12 +10,12 @@ import numpy as np
 
 from . import stacking
 from .cifar import DataError, Split
-from .compiling import Compiler
+from .compiling import Compiled, Compiler
 from .config import Config
 from .data import Dataset
 from .devices import Devices
 from .policies import POLICIES, Policy
-from .program import Images, Tables, TrainState, evaluated
+from .program import Images, Tables, TrainState, Weights, evaluated
 from .running import Event, Group, Journal, Run
 
 EVALUATION_BATCH = 200  # divides 400, 5,000 and 10,000
@@ -156,14 +156,26 @@ class Trainer:
         ]
         # What fills a group up is trained and forgotten.
         states += states[-1:] * (size - len(states))
+        state = states[0] if size == 1 else compiled.stacked(states)
         return Group(
             runs=runs,
             size=size,
             compiled=compiled,
             stages=self._compiler.stages(policy, size),
-            state=states[0] if size == 1 else compiled.stacked(states),
+            state=state,
+            initial=self._initial(members, compiled, size),
             step=int(states[0].step),
         )
+
+    def _initial(
+        self, members: Sequence[Member], compiled: Compiled, size: int
+    ) -> Weights | None:
+        """The weights that the runs began with, if anything asks for them."""
+        if not self._config.measurements:
+            return None
+        states = [compiled.initial(np.uint32(member.seed)) for member in members]
+        states += states[-1:] * (size - len(states))
+        return (states[0] if size == 1 else compiled.stacked(states)).params
 
     def _told(self, group: Group) -> Tables:
         """The tables of all runs, on the devices."""
@@ -180,6 +192,7 @@ class Trainer:
         total, every = self._config.total_steps, self._config.record_every
         told = self._told(group)
         while group.step < total and group.going:
+            self._measure_if_due(group, told)
             begin = group.step - group.step % every
             self._advance(group, told, min(begin + every, total))
             for run, found in group.fetched():
@@ -192,6 +205,15 @@ class Trainer:
                     run.validated(group.step, loss, accuracy)
             if group.due():
                 group.save()
+
+    def _measure_if_due(self, group: Group, tables: Tables) -> None:
+        """Measures what the next step is about to do to each layer."""
+        measure = group.compiled.measure
+        if measure is None or group.step % self._config.measure_every:
+            return
+        found = measure(group.state, self._train, tables, group.initial)
+        for run, measures in group.each(jax.device_get(found)):
+            run.measured(group.step, measures)
 
     def _advance(self, group: Group, tables: Tables, until: int) -> None:
         """Steps until so many are done; on the way, checkpoints where they are due."""

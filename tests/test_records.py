@@ -123,7 +123,7 @@ def test_times_that_are_missing_are_noticed(folder):
         (TRAIN | {"kind": ["train"]}, "'kind': .* is not one of"),
         (TRAIN | {"kind": "trian"}, "'kind': 'trian' is not one of"),
         (TRAIN | {"loss": "low"}, "'loss': 'low' is not of type 'number', 'null'"),
-        (TRAIN | {"multipliers": [1.0]}, "expected 2 multipliers, .*; got 1"),
+        (TRAIN | {"multipliers": [1.0]}, "multipliers: expected 2 numbers, .*; got 1"),
         (TRAIN | {"multipliers": [1.0, "x"]}, "'multipliers', 1: 'x' is not of type"),
         (TRAIN | {"policy": "other"}, "expected uniform, seed 0, got"),
         (END | {"kind": "validation"}, "'loss' is a required property"),
