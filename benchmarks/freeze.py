@@ -76,7 +76,7 @@ def measure(
     seconds: dict[str, float] = {}
     for name, plan in (("whole", UNIFORM), ("phases", freezeout)):
         began = time.perf_counter()
-        trainer.like(plan)  # compiles
+        trainer.compile(plan)  # compiles
         seconds[name] = time.perf_counter() - began
     (whole,), stages = compiler.stages(UNIFORM, 1), compiler.stages(freezeout, 1)
     times = timed(trainer, freezeout, [whole, *stages], rounds)

@@ -41,7 +41,7 @@ def run(
     """Trains once, in a trainer of its own, that compiles anew."""
     trainer = train.Trainer(settings, data_set)
     began = time.perf_counter()
-    trainer.like(plan)
+    trainer.compile(plan)
     compiling = time.perf_counter() - began
     print(f"{plan.name}, seed {seed}: compiled in {compiling:.0f} s", flush=True)
     end = trainer.run(plan, seed, Seen())

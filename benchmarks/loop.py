@@ -66,7 +66,7 @@ def make_forms(model: str, steps: int) -> dict[str, Rate]:
     trainer = train.Trainer(settings, dataset)
     with plain_convolutions():
         plain = train.Trainer(settings, dataset)
-        plain.like(POLICY)  # compiles
+        plain.compile(POLICY)
     forms = {
         "step": lambda: bare(trainer, settings),
         "loop": lambda: whole(trainer, settings),

@@ -35,7 +35,6 @@ class Compiled(NamedTuple):
     """The program of a layering for some number of runs at once."""
 
     program: Program
-    like: TrainState  # of shapes; one run
     initial: Callable[[np.uint32], TrainState]  # one run
     stacked: Callable[[list[TrainState]], TrainState]
     score: Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
@@ -87,6 +86,11 @@ class Compiler:
         self.phases = keep(self._phases)
         self.stages = keep(self._stages)
         self.program = functools.cache(self._compile)
+        self.like = functools.cache(
+            lambda layering: jax.eval_shape(
+                self._program(layering).initial, jax.random.key(0)
+            )
+        )
         self.steps = keep(self._compile_steps)
 
     def _phases(self, policy: Policy) -> tuple[Phase, ...]:
@@ -115,9 +119,10 @@ class Compiler:
             lambda seed: program.initial(jax.random.key(seed)),
             out_shardings=self._devices.everywhere,
         )
-        like = jax.eval_shape(program.initial, jax.random.key(0))
+        like = self.like(layering)
         states = stacking.layout(self._devices, size)
         together = stacking.shapes(like, size)
+        told = self._devices.everywhere if size == 1 else self._devices.divided
         params, statistics = evaluated(together)
         measure = None
         if self._config.measurements:
@@ -126,14 +131,18 @@ class Compiler:
                 size,
                 (stacking.AXES, None, 0, 0),
                 (together, self._train, self._told(size), params),
+                out_shardings=told,
             )
         return Compiled(
             program=program,
-            like=like,
             initial=initial.lower(np.uint32(0)).compile(),
             stacked=jax.jit(stacking.stacked, out_shardings=states),
             score=self._compile_for(
-                program.score, size, (0, 0, None), (params, statistics, self._batch)
+                program.score,
+                size,
+                (0, 0, None),
+                (params, statistics, self._batch),
+                out_shardings=told,
             ),
             measure=measure,
         )
@@ -142,7 +151,11 @@ class Compiler:
         """The steps of a phase; of it only counts what is frozen and was paused."""
         compiled = self.program(layering, size)
         program, states = compiled.program, stacking.layout(self._devices, size)
-        given = stacking.shapes(compiled.like, size), self._train, self._told(size)
+        given = (
+            stacking.shapes(self.like(layering), size),
+            self._train,
+            self._told(size),
+        )
 
         def compiled_for(step: Callable[..., TrainState]) -> Any:
             return self._compile_for(

@@ -28,8 +28,12 @@ class AnyTrainer(Protocol):
 
     layers: optax_llr.Layers
 
-    def like(self, policy: Policy, runs: int = 1) -> Any:
-        """The shapes of the state of a run, of so many at once."""
+    def like(self, policy: Policy) -> Any:
+        """The shapes of the state of a run."""
+        ...
+
+    def compile(self, policy: Policy, runs: int = 1) -> None:
+        """Compiles what so many runs at once will need."""
         ...
 
     def kind(self, policy: Policy) -> Hashable:
@@ -116,6 +120,7 @@ def follow(config: Config, dataset: Dataset) -> int:
     trainer, policies = Trainer(config, dataset), configured(config)
     while (order := hosts.listen()) is not None:
         policy = policies[order.policy]
+        trainer.compile(policy)
         start = hosts.listen_for_start(trainer.like(policy))
         journal = hosts.Following(start, config.record_every)
         try:
@@ -188,9 +193,7 @@ def _train(
             opened = [
                 (
                     run,
-                    stack.enter_context(
-                        _open(config, trainer, asked, session, run, len(group), say)
-                    ),
+                    stack.enter_context(_open(config, trainer, asked, run, say)),
                 )
                 for run in group
             ]
@@ -198,7 +201,7 @@ def _train(
             for _, part in itertools.groupby(
                 sorted(opened, key=_step_of), key=_step_of
             ):
-                _train_group(config, trainer, list(part), say)
+                _train_group(config, trainer, session, list(part), say)
         for run in group:
             _forget_checkpoints(run)
 
@@ -246,9 +249,7 @@ def _open(
     config: Config,
     trainer: AnyTrainer,
     asked: Mapping[str, Any],
-    session: Mapping[str, Any],
     run: _Run,
-    at_once: int,
     say: Callable[[str], None],
 ) -> Journal[Any]:
     """The folder of a run, begun or gone on with."""
@@ -257,7 +258,7 @@ def _open(
         hosts.tell(hosts.Order(run.policy.name, run.seed))
     given = (
         run.folder,
-        trainer.like(run.policy, at_once),
+        trainer.like(run.policy),
         config.checkpoint_seconds,
         lambda line: say(f"{run.name}: {line}"),
     )
@@ -265,19 +266,22 @@ def _open(
         journal = hosts.Leading(*given, config.record_every)
     else:
         journal = Journal(*given)
-    about = {**session, "from_step": journal.step, "at_once": at_once}
-    folders.add_session(run.folder, about)
     return journal
 
 
 def _train_group(
     config: Config,
     trainer: AnyTrainer,
+    session: Mapping[str, Any],
     group: list[_Opened],
     say: Callable[[str], None],
 ) -> None:
     """Runs at once, shown while they are under way."""
     name, step = group[0][0].name, _step_of(group[0])
+    for run, _ in group:
+        about = {**session, "from_step": step, "at_once": len(group)}
+        folders.add_session(run.folder, about)
+    trainer.compile(group[0][0].policy, len(group))
     if len(group) > 1:
         name += f" and {len(group) - 1} more"
     with contextlib.ExitStack() as stack:

@@ -63,11 +63,14 @@ class Trainer:
         )
         self.layers = self._compiler.layers
 
-    def like(self, policy: Policy, runs: int = 1) -> TrainState:
-        """The shapes of the state of a run; compiles what so many at once will need."""
-        size = self._size(runs)
-        self._compiler.stages(policy, size)
-        return self._compiler.program(policy.layering, size).like
+    def like(self, policy: Policy) -> TrainState:
+        """The shapes of the state of a run."""
+        return self._compiler.like(policy.layering)
+
+    def compile(self, policy: Policy, runs: int = 1) -> None:
+        """Compiles what so many runs at once will need."""
+        self._compiler.program(policy.layering, self._size(runs))
+        self._compiler.stages(policy, self._size(runs))
 
     def kind(self, policy: Policy) -> Hashable:
         """What runs must share to be trained at once."""
