@@ -47,6 +47,11 @@ def join() -> None:
     given = [value is not None for value in (address, count, number)]
     if any(given) and not all(given):
         raise ValueError(f"distributed: expected all of {', '.join(NAMES)}, or none")
+    if address is not None and ":" not in address:
+        raise ValueError(
+            f"distributed: {NAMES[0]} must be HOST:PORT, of the first process; got "
+            f"{address!r}"
+        )
     try:
         jax.distributed.initialize(
             coordinator_address=address,

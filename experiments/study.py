@@ -18,7 +18,7 @@ from .config import Config
 from .data import Dataset
 from .environment import environment
 from .journal import Journal
-from .policies import POLICIES, Policy, configured
+from .policies import Policy, configured
 from .progress import Progress
 from .train import Member, Trainer
 
@@ -135,12 +135,12 @@ def _asked(config: Config) -> dict[str, Any]:
     """config.json, but for the layers, which are not known yet."""
     policies = {
         name: {
-            "summary": POLICIES[name].summary,
-            "expectation": POLICIES[name].expectation,
-            "source": POLICIES[name].source,
-            "control": POLICIES[name].control,
+            "summary": policy.summary,
+            "expectation": policy.expectation,
+            "source": policy.source,
+            "control": policy.control,
         }
-        for name in config.policies
+        for name, policy in configured(config).items()
     }
     return dataclasses.asdict(config) | {
         "policies": policies,

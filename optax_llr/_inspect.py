@@ -1,6 +1,7 @@
 """What to read or print: multipliers by layer, and a table of the layers."""
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -109,13 +110,18 @@ def layer_table(
         "parameters": [f"{size:,}" for size in sizes],
         **_multiplier_columns(layers, multipliers, steps),
     }
+    return aligned(columns, left=("layer",))
+
+
+def aligned(columns: Mapping[str, Sequence[str]], left: Sequence[str]) -> str:
+    """Text in columns, to the right but for those that are named."""
     widths = {head: max(len(head), *map(len, cells)) for head, cells in columns.items()}
     rows = [list(columns), *map(list, zip(*columns.values(), strict=True))]
     return "\n".join(
         "  ".join(
-            f"{cell:<{width}}" if head == "layer" else f"{cell:>{width}}"
+            f"{cell:{'<' if head in left else '>'}{width}}"
             for cell, (head, width) in zip(row, widths.items(), strict=True)
-        )
+        ).rstrip()
         for row in rows
     )
 
