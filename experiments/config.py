@@ -225,10 +225,11 @@ _SHALLOW = Config(
     source="cifar10",
     validation=5_000,
     evaluations=32,
+    measurements=20,
     marks=(0.5, 0.6, 0.65, 0.7, 0.75),
 )
 PRESETS = {
-    "demo": Config(),
+    "demo": Config(measurements=20),
     "cifar10-shallow": _SHALLOW,
     "cifar10-measured": dataclasses.replace(
         _SHALLOW, name="cifar10-measured", policies=("uniform", *MEASURED)
@@ -246,6 +247,7 @@ PRESETS = {
         validation=5_000,
         crop_padding=4,
         evaluations=90,
+        measurements=60,
         marks=(0.7, 0.8, 0.85, 0.9),
     ),
 }

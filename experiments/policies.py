@@ -17,6 +17,7 @@ divided by the mean over the layers, and lie between 0.1 and 10.
 import dataclasses
 import difflib
 from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -74,6 +75,19 @@ class Numbered:
         return self.make(layers, total_steps, **values)
 
 
+Direction = Literal["higher", "lower", "same", "open"]
+
+
+class Expects(NamedTuple):
+    """Where the two measures of a policy are expected, by those of its control."""
+
+    accuracy: Direction = "open"
+    speed: Direction = "open"
+
+
+ANYTHING = Expects()
+
+
 @dataclasses.dataclass(frozen=True)
 class Policy:
     """How the rates of the layers are to differ, and what should come of it."""
@@ -85,6 +99,8 @@ class Policy:
     """What should come of it, and why; written before any run."""
     source: str
     """Whose idea it is."""
+    expects: Expects = ANYTHING
+    """The expectation in two words, read off its sentence."""
     multipliers: Callable[[Layers, int], Multipliers] = _uniform
     """(layers, total_steps) → an array (L,) or a schedule `count -> (L,)`."""
     schedule: str | None = None
@@ -106,13 +122,21 @@ class Policy:
         return (own, *(made_of.numbers if isinstance(made_of, Numbered) else ()))
 
     def having(self, values: Mapping[str, float]) -> "Policy":
-        """The same policy with other values of the numbers that are named."""
+        """The same policy with other values of the numbers that are named.
+
+        Its summary, which is about its own, says so.
+        """
         made_of = self.multipliers
         if isinstance(made_of, Numbered):
             numbers = (n.at(values.get(n.name, n.value)) for n in made_of.numbers)
             made_of = dataclasses.replace(made_of, numbers=tuple(numbers))
-        rate = values.get("rate", self.rate)
-        return dataclasses.replace(self, rate=rate, multipliers=made_of)
+        said = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        return dataclasses.replace(
+            self,
+            summary=f"{self.summary} Here instead: {said}." if said else self.summary,
+            rate=values.get("rate", self.rate),
+            multipliers=made_of,
+        )
 
 
 def configured(config: Config) -> dict[str, Policy]:
@@ -140,8 +164,9 @@ def configured(config: Config) -> dict[str, Policy]:
             )
         if not known[key].low <= value <= known[key].high:
             raise ValueError(f"numbers: expected {_ranged(key, known)}; got {value:g}")
-        policy, number = key.split(".")
-        values[policy][number] = value
+        if value != known[key].value:
+            policy, number = key.split(".")
+            values[policy][number] = value
     return {name: POLICIES[name].having(values[name]) for name in config.policies}
 
 
@@ -276,6 +301,7 @@ POLICIES = {
             expectation="Slow at first, since it warms up, and ahead of uniform under "
             "piecewise at the end, as in two trial runs; what cascade gains beyond "
             "that is owed to its layer rates.",
+            expects=Expects("higher", "lower"),
             source="Smith and Topin, Super-Convergence, arXiv:1708.07120",
             schedule="onecycle",
         ),
@@ -286,6 +312,7 @@ POLICIES = {
             expectation="Behind uniform under piecewise just after half-way, where "
             "that drops its rate at once, and equal or slightly ahead at the end; "
             "what freezeout loses beyond that is the price of freezing.",
+            expects=Expects("same", "open"),
             source="Loshchilov and Hutter, SGDR, arXiv:1608.03983",
             schedule="cosine",
         ),
@@ -295,6 +322,7 @@ POLICIES = {
             "time.",
             expectation="Faster to a given accuracy than uniform, equal at the end: "
             "later layers gain little from learning on features that still move.",
+            expects=Expects("same", "higher"),
             source=THREAD,
             multipliers=Numbered(
                 _moving,
@@ -312,6 +340,7 @@ POLICIES = {
             "0.5.",
             expectation="Slower to a given accuracy than uniform, equal at the end: "
             "features keep changing under layers that have already settled.",
+            expects=Expects("same", "lower"),
             source=THREAD,
             multipliers=Numbered(
                 _moving,
@@ -328,6 +357,7 @@ POLICIES = {
             summary="1.5 at the first layer down to 0.5 at the last, all the time.",
             expectation="As fast as early-first in the beginning, since it begins the "
             "same, and no better at the end, where early layers should rest.",
+            expects=Expects("same", "higher"),
             source=THREAD,
             multipliers=Numbered(
                 _static,
@@ -342,6 +372,7 @@ POLICIES = {
             summary="0.5 at the first layer up to 1.5 at the last, all the time.",
             expectation="Slower in the beginning, like late-first; suited to weights "
             "that are already trained rather than to a start from scratch.",
+            expects=Expects("open", "lower"),
             source=THREAD,
             multipliers=Numbered(
                 _static,
@@ -357,6 +388,7 @@ POLICIES = {
             "0.5 → 2 over the whole run, those between at 1.",
             expectation="Ahead of uniform early on, as the first layer settles within "
             "the first tenth; equal at the end.",
+            expects=Expects("same", "higher"),
             source=THREAD,
             multipliers=Numbered(
                 _three_stage,
@@ -387,6 +419,7 @@ POLICIES = {
             summary="The last layer at 1, each level below at 1/2.6 of the one above.",
             expectation="Worse than uniform from scratch: made for fine-tuning, it "
             "hardly moves the first layers, which here are still random.",
+            expects=Expects("lower", "lower"),
             source="Howard and Ruder, ULMFiT, arXiv:1801.06146",
             multipliers=Numbered(
                 _discriminative,
@@ -399,6 +432,7 @@ POLICIES = {
             "the first 40 % of the run.",
             expectation="Slower and somewhat worse than uniform: the last layers start "
             "by learning from random features.",
+            expects=Expects("lower", "lower"),
             source="Howard and Ruder, ULMFiT, arXiv:1801.06146; " + THREAD,
             multipliers=Numbered(
                 _unfreeze_top_first,
@@ -411,6 +445,7 @@ POLICIES = {
             "the first 40 % of the run.",
             expectation="Slower than uniform at first, as signals pass through random "
             "layers above, but ahead of unfreeze-top-first; near uniform at the end.",
+            expects=Expects("same", "lower"),
             source=THREAD,
             multipliers=Numbered(
                 _unfreeze_bottom_first,
@@ -423,6 +458,7 @@ POLICIES = {
             "from 51 % of the run on, the last never.",
             expectation="As good as uniform or slightly worse, in less time: the "
             "gradients of frozen layers are not computed.",
+            expects=Expects("same", "open"),
             source="Brock et al., FreezeOut, arXiv:1706.04983",
             multipliers=Numbered(
                 _freezeout,
@@ -436,6 +472,7 @@ POLICIES = {
             "0.01 at the last.",
             expectation="Worse than uniform, as its source reports for layers that "
             "rotate at unequal rates; by how much under plain SGD is open.",
+            expects=Expects("lower", "open"),
             source="Carbonnelle and De Vleeschouwer, arXiv:1806.01603",
             multipliers=_ALPHA,
         ),
@@ -446,6 +483,7 @@ POLICIES = {
             expectation="Near uniform: the logarithm evens out all but large "
             "differences. Of use in deep plain nets without norms, where gradients "
             "vanish towards the first layers.",
+            expects=Expects("same", "same"),
             source="Singh et al., LSALR, arXiv:1510.04609",
             layering=measuring(lambda config: rules.gradient_norm()),
         ),
@@ -455,6 +493,7 @@ POLICIES = {
             "the bottom of its valley, from two steps in a row.",
             expectation="Near uniform: noise of the batches, not curvature, decides "
             "how much two steps differ, and it is much the same in all layers.",
+            expects=Expects("same", "same"),
             source="Smith and Topin, Super-Convergence, arXiv:1708.07120; " + THREAD,
             layering=measuring(lambda config: rules.curvature()),
         ),
@@ -464,6 +503,7 @@ POLICIES = {
             expectation="Early on more for layers with large gradients, then back "
             "towards uniform; faster at first, equal at the end, as it sees one step "
             "ahead only.",
+            expects=Expects("same", "higher"),
             source="Baydin et al., arXiv:1703.04782; " + THREAD,
             layering=measuring(lambda config: rules.hypergradient(1.0)),
         ),
@@ -472,6 +512,7 @@ POLICIES = {
             summary="Each multiplier descends the loss, by factors of up to 1 %.",
             expectation="As hypergradient, but for all layers alike whatever their "
             "size; some come to the bounds, as cosines keep their sign for long.",
+            expects=Expects("same", "higher"),
             source="Baydin et al., arXiv:1703.04782",
             layering=measuring(lambda config: rules.multiplicative_hypergradient(0.01)),
         ),
@@ -481,6 +522,7 @@ POLICIES = {
             "layers whose gradients differ from batch to batch.",
             expectation="Favours the last layers, whose gradients agree most; slower "
             "than uniform for it, as it starves the first ones.",
+            expects=Expects("open", "lower"),
             source="our own",
             layering=measuring(lambda config: rules.signal_to_noise()),
         ),
@@ -489,6 +531,7 @@ POLICIES = {
             summary="Shared out by ‖w‖ / ‖u‖: updates in proportion to the weights.",
             expectation="Slightly better than uniform without norms, as layers then "
             "change at one relative speed; the same with them.",
+            expects=Expects("higher", "open"),
             source="You et al., LAMB, arXiv:1904.00962",
             layering=measuring(lambda config: rules.trust_ratio()),
         ),
@@ -506,6 +549,7 @@ POLICIES = {
             "more for layers with light tails; shared out.",
             expectation="No difference in a run of few epochs, whose spectra are still "
             "those of random weights; its source reports gains after 200.",
+            expects=Expects("same", "same"),
             source="Zhou et al., TempBalance, arXiv:2312.00359",
             layering=measuring(_tail_exponent),
         ),
@@ -516,6 +560,7 @@ POLICIES = {
             expectation="Faster at first, no better at the end: it learns what helps "
             "the next step. What it finds over time says whether early or late layers "
             "should come first.",
+            expects=Expects("same", "higher"),
             source="the second post of " + THREAD,
             layering=measuring(_learned),
         ),
@@ -535,6 +580,7 @@ POLICIES = {
             "layer turns at a hundredth of the first one's rate.",
             expectation="Clearly worse than layca: layers that turn at unequal rates "
             "are what its source finds harmful (by 1 to 5 points for this α).",
+            expects=Expects("lower", "open"),
             source="Carbonnelle and De Vleeschouwer, arXiv:1806.01603",
             multipliers=_ALPHA,
             layering=rotating,

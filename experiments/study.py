@@ -137,6 +137,7 @@ def _asked(config: Config) -> dict[str, Any]:
         name: {
             "summary": policy.summary,
             "expectation": policy.expectation,
+            "expects": policy.expects._asdict(),
             "source": policy.source,
             "control": policy.control,
         }
