@@ -66,6 +66,8 @@ def join() -> None:
             f"{', '.join(NAMES)}, or start them by SLURM, Open MPI, Kubernetes or on a "
             "TPU pod, where JAX finds out by itself"
         ) from error
+    # JAX took SIGTERM for a service of its own, and would drop it.
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
     any_is(True)  # now, as waiting for one another has a limit the first time only
 
 

@@ -118,16 +118,16 @@ def follow(config: Config, dataset: Dataset) -> int:
         ValueError: there are not the devices that the configuration asks for.
     """
     trainer, policies = Trainer(config, dataset), configured(config)
-    while (order := hosts.listen()) is not None:
-        policy = policies[order.policy]
-        trainer.compile(policy)
-        start = hosts.listen_for_start(trainer.like(policy))
-        journal = hosts.Following(start, config.record_every)
-        try:
-            with shell.patience():
-                trainer.run_together([Member(policy, order.seed, journal)])
-        except shell.Stop as stop:
-            return stop.status
+    try:
+        with shell.patience():
+            while (order := hosts.listen()) is not None:
+                policy = policies[order.policy]
+                trainer.compile(policy)
+                start = hosts.listen_for_start(trainer.like(policy))
+                journal = hosts.Following(start, config.record_every)
+                trainer.run(policy, order.seed, journal)
+    except shell.Stop as stop:
+        return stop.status
     return 0
 
 
