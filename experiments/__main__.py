@@ -15,8 +15,12 @@ python -m experiments find [PRESET] [--horizon K] [--FIELD VALUE …]
     Range test: which multiplier each layer would like best after a short
     warm-up, how sure that is, and how large one may be.
 
-python -m experiments report FOLDER
-    Make plots and report.html again from the records in FOLDER.
+python -m experiments preview POLICY [PRESET] [--FIELD VALUE …]
+    Draw what a policy will do to each layer, without training and without data.
+
+python -m experiments report FOLDER [FOLDER …] [--out FOLDER]
+    Make plots, tables and report.html of each study again from its records; of
+    several studies a joined.html too, in the first folder or in --out.
 
 python -m experiments policies
     What each policy does, where it comes from and what is expected of it.
@@ -31,7 +35,7 @@ from typing import TYPE_CHECKING, TypeVar
 import tyro
 
 from . import config_file, find, search, shell
-from .config import PRESETS, Config, validate
+from .config import CONTROLS, PRESETS, Config, validate
 
 if TYPE_CHECKING:  # it needs JAX, which takes seconds to import
     from . import data
@@ -51,17 +55,25 @@ def main(arguments: Sequence[str]) -> int:
                 return _tune(rest)
             case ["find", *rest]:
                 return _find(rest)
-            case ["report", folder] if not folder.startswith("-"):
-                return _report(Path(folder))
+            case ["preview", policy, *rest] if not policy.startswith("-"):
+                return _preview(policy, rest)
+            case ["report", *folders, "--out", out] if _are_folders(folders, out):
+                return _report(folders, out)
+            case ["report", *folders] if _are_folders(folders):
+                return _report(folders, folders[0])
             case ["policies"]:
                 return _policies()
-            case ["-h" | "--help"] | ["report" | "policies", "-h" | "--help"]:
+            case ["-h" | "--help"] | [
+                "preview" | "report" | "policies",
+                "-h" | "--help",
+            ]:
                 print(__doc__)
                 return 0
             case _:
                 got = " ".join(arguments) or "nothing"
                 return _refuse(
-                    f"expected study, tune, find, report FOLDER or policies; got {got}"
+                    "expected preview POLICY, study, tune, find, report FOLDER or "
+                    f"policies; got {got}"
                 )
     except shell.Stop as stop:
         return stop.status
@@ -105,6 +117,21 @@ def _find(arguments: Sequence[str]) -> int:
         from . import finding
 
         return finding.run(asked, dataset, _command("find", arguments))
+    except ValueError as error:
+        return _refuse(error)
+
+
+def _preview(policy: str, arguments: Sequence[str]) -> int:
+    try:
+        config = _parse(f"preview {policy}", arguments, lambda config: config)
+        # The controls, which a valid configuration holds; those asked for play no part.
+        control = CONTROLS.get(policy, "uniform")
+        policies = tuple(dict.fromkeys(("uniform", control, policy)))
+        config = dataclasses.replace(config, policies=policies)
+        validate(config)
+        from . import preview
+
+        return preview.run(policy, config)
     except ValueError as error:
         return _refuse(error)
 
@@ -165,14 +192,24 @@ def _command(command: str, arguments: Sequence[str]) -> list[str]:
     return ["python", "-m", "experiments", command, *arguments]
 
 
-def _report(folder: Path) -> int:
+def _are_folders(folders: Sequence[str], *others: str) -> bool:
+    named = [*folders, *others]
+    return bool(folders) and not any(name.startswith("-") for name in named)
+
+
+def _report(folders: Sequence[str], out: str) -> int:
     from . import records, report
 
+    if len(folders) == 1 and out != folders[0]:
+        return _refuse("--out is for the joined report of several folders; got one")
     try:
-        recorded = records.read(folder)
+        recorded = [records.read(Path(folder)) for folder in folders]
+        for study in recorded:
+            print(report.build(study))
+        if len(recorded) > 1:
+            print(report.join(recorded, Path(out)))
     except ValueError as error:
         return _refuse(error)
-    print(report.build(recorded))
     return 0
 
 

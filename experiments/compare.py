@@ -33,6 +33,7 @@ class Run:
         train: its "train" events, in order.
         validation: its "validation" events, in order.
         phases: its "phase" events, in order; none if nothing was ever frozen.
+        layers: its "layers" events, in order; none if nothing was measured.
     """
 
     policy: str
@@ -45,6 +46,7 @@ class Run:
     train: tuple[Mapping[str, Any], ...]
     validation: tuple[Mapping[str, Any], ...]
     phases: tuple[Mapping[str, Any], ...]
+    layers: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,6 +241,7 @@ def _run(policy: str, seed: int, events: Sequence[Mapping[str, Any]]) -> Run:
         train=tuple(e for e in events if e["kind"] == "train"),
         validation=tuple(e for e in events if e["kind"] == "validation"),
         phases=tuple(e for e in events if e["kind"] == "phase"),
+        layers=tuple(e for e in events if e["kind"] == "layers"),
     )
 
 

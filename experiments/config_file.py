@@ -1,6 +1,7 @@
 """Configurations in files: JSON objects with some fields of `Config`, or all."""
 
 import contextlib
+import dataclasses
 import difflib
 import json
 import typing
@@ -8,7 +9,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union
 
-from .config import Config
+from .config import PRESETS, Config
 
 WORDS = {
     str: "text",
@@ -32,8 +33,8 @@ def read(path: Path) -> Config:
         OSError: it cannot be read.
     """
     try:
-        given = json.loads(path.read_bytes())
-    except ValueError as error:  # also of what is not UTF-8
+        given = json.loads(path.read_bytes(), object_pairs_hook=_distinct)
+    except (ValueError, RecursionError) as error:  # also of what is not UTF-8
         raise ValueError(f"{str(path)!r} is not JSON: {error}") from None
     if not isinstance(given, dict):
         raise ValueError(
@@ -56,7 +57,16 @@ def read(path: Path) -> Config:
                 f"{str(path)!r}: {field} must be {_words(types[field])}; "
                 f"got {_short(value)}"
             ) from None
-    return Config(**given)
+    return dataclasses.replace(PRESETS["demo"], **given)
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; Python would take the last of two values of one name."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        twice = next(name for name, _ in pairs if [n for n, _ in pairs].count(name) > 1)
+        raise ValueError(f"{twice!r} is given twice")
+    return fields
 
 
 def _typed(value: Any, wanted: Any) -> Any:

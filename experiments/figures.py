@@ -1,32 +1,45 @@
 """Figures from plain arrays: panels drawn on Matplotlib axes, and a page of them.
 
-Each `draw_…` function fills one `Axes`; `figure` lays panels side by side without
-Matplotlib's global state; `svg` makes of a figure text that can stand inside a page.
+Each `draw_…` function fills one `Axes`, in a notebook too; `figure` lays panels out
+without Matplotlib's global state; `svg` makes of a figure text that can stand inside a
+page.
 """
 
 import html
 import io
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap, NoNorm
+from matplotlib.colors import ListedColormap, LogNorm, NoNorm, Normalize
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 INK = "#1b1e23"
 FROZEN = "#80868f"
 SIZE = (4.2, 3.2)  # of a panel, in inches
+COLUMNS = 3  # panels side by side
+POINTS = 160  # more in one curve or row of a map could not be told apart
+FEW_CURVES = 4  # more of them, and a legend would squeeze them
+FEW_LAYERS = 8  # that many lines can be told apart
 OCTAVES = 2  # heat maps reach from ¼ to 4, so that all of them can be compared
 
 # Okabe and Ito's palette without its yellow, which white swallows; the line style
 # changes when the colours are used up. The first line is the baseline's, in ink.
 PALETTE = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9")
-DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
+DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)))
+MARKERS = "os^Dv"
+MOST_IN_A_COLUMN = 14
+FONT = 'font-family="DejaVu Sans, sans-serif"'
+NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+OF = "of:"  # before the name of a policy, in the id of what is drawn for it
 
 STYLE: Any = {
     "axes.edgecolor": INK,
@@ -39,6 +52,7 @@ STYLE: Any = {
     "figure.constrained_layout.use": True,
     "figure.facecolor": "none",
     "axes.facecolor": "none",
+    "font.sans-serif": ["DejaVu Sans"],  # any other, where a page has it not
     "font.size": 9,
     "grid.alpha": 0.15,
     "grid.color": INK,
@@ -54,20 +68,37 @@ STYLE: Any = {
 }
 
 Curve = tuple[np.ndarray, np.ndarray]
-"""Steps (S,) and values (seeds, S); NaN where a seed has no value."""
+"""Steps or seconds (S,) and values (seeds, S); NaN where a seed has no value."""
 
 
 Panel = Callable[[Axes], None]
+Pen = tuple[Any, str]
+"""A line style and a colour."""
+
+
+def pens_for(names: Iterable[str]) -> dict[str, Pen]:
+    """A pen for each policy: the same in all figures, and ink for "uniform"."""
+    others = itertools.cycle(itertools.product(DASHES, PALETTE))
+    return {name: ("-", INK) if name == "uniform" else next(others) for name in names}
+
+
+def thinned(count: int) -> np.ndarray:
+    """Which of so many points to draw: all, or some evenly spaced, first and last."""
+    return np.unique(np.linspace(0, count - 1, min(count, POINTS)).round().astype(int))
 
 
 def figure(*panels: Panel) -> Figure:
-    """Panels side by side."""
+    """Panels side by side, in as many rows as they need."""
     width, height = SIZE
+    columns = min(len(panels), COLUMNS)
+    rows = -(-len(panels) // columns)
     with matplotlib.rc_context(STYLE):
-        page = Figure(figsize=(width * len(panels), height))
-        row = page.subplots(1, len(panels), squeeze=False)[0]
-        for draw, axes in zip(panels, row, strict=True):
+        page = Figure(figsize=(width * columns, height * rows))
+        grid = page.subplots(rows, columns, squeeze=False).ravel()
+        for draw, axes in zip(panels, grid, strict=False):
             draw(axes)
+        for axes in grid[len(panels) :]:
+            axes.set_axis_off()
     return page
 
 
@@ -103,9 +134,9 @@ def draw_multipliers(
     frozen = "; grey: frozen" if (values == 0).any() else ""
     axes.set(
         title=f"multiplier of the global rate{frozen}",
-        xlabel="optimizer steps",
         ylabel="layer",
     )
+    _against(axes)
     bar = axes.figure.colorbar(mesh, ax=axes, extend="both")
     bar.set_ticks([-2, -1, 0, 1, 2], labels=["¼", "½", "1", "2", "4"])
 
@@ -121,57 +152,264 @@ def draw_rates(
         values: (S, L) global rate × multiplier.
         names: the L layers, in forward order.
     """
+    quantity = "global rate × multiplier"
+    draw_layer_lines(axes, steps, values, names, "realised rate", quantity, "log")
+
+
+def draw_layer_lines(
+    axes: Axes,
+    steps: np.ndarray,
+    values: np.ndarray,
+    names: Sequence[str],
+    title: str,
+    quantity: str,
+    scale: str,
+) -> None:
+    """A line a layer, from the input (dark) to the output (light).
+
+    Args:
+        axes: where to draw.
+        steps: (S,) optimizer steps, ascending.
+        values: (S, L); on a log scale a line breaks where it is not positive.
+        names: the L layers, in forward order.
+        title: what is shown.
+        quantity: name and unit of the vertical axis.
+        scale: "log" or "linear".
+    """
     shades = matplotlib.colormaps["plasma"](np.linspace(0.3, 0.8, len(names)))
-    positive = np.where(values > 0, values, np.nan)
-    for rates, shade in zip(positive.T, shades, strict=True):
-        axes.plot(steps, rates, color=shade)
-    if np.isfinite(positive).any():
-        axes.set_yscale("log")
-    axes.set(
-        title="realised rate",
-        xlabel="optimizer steps",
-        ylabel="global rate × multiplier",
-    )
+    drawn = _drawable(values, scale)
+    for line, shade in zip(drawn.T, shades, strict=True):
+        axes.plot(steps, line, color=shade, rasterized=len(names) > FEW_LAYERS)
+    if np.isfinite(drawn).any():
+        axes.set_yscale(scale)
+        _few_ticks(axes, drawn)
+    axes.set(title=title, ylabel=quantity)
+    axes.set_xlim(0, steps[-1] or None)
+    _against(axes)
     layers = ScalarMappable(NoNorm(0, len(names) - 1), ListedColormap(shades))
     bar = axes.figure.colorbar(layers, ax=axes)
     bar.ax.set_yticks(*_few(names))
     bar.ax.invert_yaxis()
 
 
-def draw_curves(
-    axes: Axes, curves: Mapping[str, Curve], title: str, quantity: str
+def draw_layer_map(
+    axes: Axes,
+    steps: np.ndarray,
+    values: np.ndarray,
+    names: Sequence[str],
+    title: str,
+    quantity: str,
+    scale: str,
 ) -> None:
-    """Mean over seeds against steps, in a band from the lowest to the highest seed.
+    """Heat map, layer × step, of what was measured at these steps.
 
     Args:
         axes: where to draw.
-        curves: by policy; "uniform" is drawn in ink. A cross stands
-            where a seed ended early.
+        steps: (S,) optimizer steps, ascending; a column reaches to the next of them.
+        values: (S, L); grey where they cannot be drawn on the scale.
+        names: the L layers, in forward order.
+        title: what is shown.
+        quantity: name and unit of the colours.
+        scale: "log" or "linear".
+    """
+    drawn = _drawable(values, scale)
+    last = steps[-1] - steps[-2] if len(steps) > 1 else 1
+    known = drawn[np.isfinite(drawn)] if np.isfinite(drawn).any() else np.ones(1)
+    norm = (LogNorm if scale == "log" else Normalize)(known.min(), known.max())
+    mesh = axes.pcolormesh(
+        np.append(steps, steps[-1] + last),
+        np.arange(len(names) + 1) - 0.5,
+        np.ma.masked_invalid(drawn.T),
+        cmap=matplotlib.colormaps["cividis"].with_extremes(bad=FROZEN),
+        norm=norm,
+        rasterized=True,
+    )
+    axes.invert_yaxis()
+    axes.grid(False)
+    axes.set_yticks(*_few(names))
+    nothing = "" if np.isfinite(drawn).all() else "; grey: 0 or none"
+    axes.set(title=f"{title}{nothing}", ylabel="layer")
+    _against(axes)
+    bar = axes.figure.colorbar(mesh, ax=axes, label=quantity)
+    _few_ticks(bar.ax, drawn)
+
+
+def draw_quantiles(
+    axes: Axes, steps: np.ndarray, values: np.ndarray, title: str, quantity: str
+) -> None:
+    """How a quantity is spread, over time: its median, its middle half, its extremes.
+
+    Args:
+        axes: where to draw, on a log scale.
+        steps: (S,) optimizer steps, ascending.
+        values: (S, 5) quantiles 0, ¼, ½, ¾, 1.
         title: what is shown.
         quantity: name and unit of the vertical axis.
     """
-    pens = itertools.cycle(itertools.product(DASHES, PALETTE))
+    low, lower, middle, upper, high = _drawable(values, "log").T
+    # A layer has weights that do not move at all: the band then ends at the axis.
+    floor = np.where(np.isfinite(low), low, np.where(np.isfinite(lower), lower, middle))
+    for bottom, top, alpha in ((floor, high, 0.15), (lower, upper, 0.35)):
+        axes.fill_between(
+            steps, bottom, top, color=PALETTE[0], alpha=alpha, linewidth=0
+        )
+    axes.plot(steps, middle, color=PALETTE[0], marker=".")
+    if np.isfinite(middle).any():
+        axes.set_yscale("log")
+        _few_ticks(axes, np.concatenate([floor, high]))
+    axes.set(title=title, ylabel=quantity)
+    axes.set_xlim(0, steps[-1] or None)
+    _against(axes)
+
+
+def draw_curves(
+    axes: Axes,
+    curves: Mapping[str, Curve],
+    title: str,
+    quantity: str,
+    against: str = "optimizer steps",
+    pens: Mapping[str, Pen] | None = None,
+) -> None:
+    """Mean over seeds, in a band from the lowest to the highest seed.
+
+    Args:
+        axes: where to draw.
+        curves: by policy. A cross stands where a seed ended early.
+        title: what is shown.
+        quantity: name and unit of the vertical axis.
+        against: name and unit of the horizontal one.
+        pens: by policy; by default those of `pens_for(curves)`. Where there are more
+            than `FEW_CURVES`, `draw_key` says whose is which, in a panel of its own.
+    """
+    drawn = pens_for(curves) if pens is None else pens
     for name, (steps, values) in curves.items():
-        dash, colour = ("-", INK) if name == "uniform" else next(pens)
+        dash, colour = drawn[name]
         known = np.ma.masked_invalid(values)
         low, high = known.min(axis=0), known.max(axis=0)
-        axes.plot(steps, known.mean(axis=0), color=colour, ls=dash, label=name)
-        axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
+        shown = [
+            *axes.plot(steps, known.mean(axis=0), color=colour, ls=dash, label=name),
+            axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0),
+        ]
         for seed in values[np.isnan(values[:, -1]) & np.isfinite(values).any(axis=1)]:
             last = np.flatnonzero(np.isfinite(seed))[-1]
-            axes.plot(steps[last], seed[last], color=colour, marker="x")
-    axes.set(title=title, xlabel="optimizer steps", ylabel=quantity)
-    if curves:
-        axes.legend(
-            ncols=2,
-            loc="upper center",
-            bbox_to_anchor=(0.5, 0),
-            borderaxespad=4.5,  # font sizes: below the label, however tall the axes
+            shown += axes.plot(steps[last], seed[last], color=colour, marker="x")
+        for artist in shown:
+            artist.set_gid(OF + name)
+    axes.set(title=title, ylabel=quantity)
+    _against(axes, against)
+    if 0 < len(curves) <= FEW_CURVES:
+        axes.legend()
+
+
+def draw_key(axes: Axes, pens: Mapping[str, Pen]) -> None:
+    """Which line is which policy, for panels that would have no room for a legend.
+
+    Args:
+        axes: where to draw.
+        pens: by policy.
+    """
+    lines = [
+        Line2D([], [], linestyle=dash, color=colour, gid=OF + name)
+        for name, (dash, colour) in pens.items()
+    ]
+    axes.set_axis_off()
+    legend = axes.legend(
+        lines, list(pens), loc="upper left", ncols=1 + (len(lines) > MOST_IN_A_COLUMN)
+    )
+    for text in legend.get_texts():
+        text.set_gid(OF + text.get_text())
+
+
+def draw_marks(
+    axes: Axes,
+    times: Mapping[str, Sequence[tuple[float, bool]]],
+    marks: Sequence[float],
+    pens: Mapping[str, Pen],
+) -> None:
+    """How long each policy took to each mark; hollow, with an arrow: longer than that.
+
+    Args:
+        axes: where to draw.
+        times: by policy, for each mark the median of the optimizer steps, and whether
+            it is only known to lie above (censored); infinite: never.
+        marks: accuracies in [0, 1].
+        pens: by policy.
+    """
+    finite = [t for of in times.values() for t, _ in of if np.isfinite(t)]
+    edge = 1.08 * max(finite, default=1.0)
+    for row, (name, of) in enumerate(times.items()):
+        _, colour = pens[name]
+        for i, (time, censored) in enumerate(of):
+            y = row + (i - (len(of) - 1) / 2) * 0.8 / len(of)
+            x, fill = min(time, edge), "none" if censored else colour
+            marker = MARKERS[i % len(MARKERS)]
+            shown: list[Artist] = []
+            shown += axes.plot(
+                x, y, marker=marker, mec=colour, mfc=fill, ls="none", markersize=4.5
+            )
+            if censored:
+                arrow = "∞" if time > edge else "→"
+                shown.append(axes.text(x, y, f"  {arrow}", va="center", fontsize=7))
+            for artist in shown:
+                artist.set_gid(OF + name)
+    axes.set_yticks(range(len(times)), list(times))
+    axes.set_ylim(len(times) - 0.5, -0.5)
+    axes.set_xlim(0, 1.1 * edge)
+    axes.set_title("median steps to a validation accuracy", pad=16)
+    _against(axes)
+    keys = [
+        Line2D([], [], marker=MARKERS[i % len(MARKERS)], color=INK, ls="none")
+        for i in range(len(marks))
+    ]
+    axes.legend(
+        keys,
+        [f"{100 * mark:g} %" for mark in marks],
+        ncols=len(marks),
+        loc="lower left",
+        bbox_to_anchor=(0, 0.98),
+        columnspacing=0.8,
+        handletextpad=0,
+        markerscale=0.7,
+    )
+
+
+def draw_savings(
+    axes: Axes,
+    edges: np.ndarray,
+    frozen: np.ndarray,
+    predicted: np.ndarray,
+    measured: np.ndarray,
+) -> None:
+    """Where layers were frozen, and what a step then cost, by one that trains all.
+
+    Args:
+        axes: where to draw.
+        edges: (P + 1,) optimizer steps at which the P phases begin, and the last ends.
+        frozen: (P,) share of the layers that is frozen.
+        predicted: (P,) share of the work of a step, as the compiler counts it.
+        measured: (P,) share of its time; NaN where it is not known.
+    """
+    axes.stairs(
+        frozen, edges, fill=True, color=FROZEN, alpha=0.35, label="layers frozen"
+    )
+    for values, dash, colour, label in (
+        (predicted, "--", PALETTE[1], "work of a step, predicted"),
+        (measured, "-", PALETTE[0], "time of a step, measured"),
+    ):
+        axes.stairs(
+            values, edges, baseline=None, ls=dash, lw=1.6, color=colour, label=label
         )
+    highest = np.nanmax([1, *predicted, *measured])
+    axes.set_ylim(0, 1.45 * highest)
+    axes.set(title="frozen layers", ylabel="share of all")
+    _against(axes)
+    axes.legend(loc="upper left")
 
 
 def svg(page: Figure, prefix: str, description: str) -> str:
     """The figure as an SVG element that takes its ink from the page around it.
+
+    What belongs to one policy is marked by the attribute data-policy.
 
     Args:
         page: the figure.
@@ -180,12 +418,52 @@ def svg(page: Figure, prefix: str, description: str) -> str:
     """
     file = io.StringIO()
     with matplotlib.rc_context(STYLE):
-        page.savefig(file, format="svg", dpi=100, metadata={"Date": None})
+        page.savefig(file, format="svg", dpi=100, metadata=NO_METADATA)
     text = file.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
+    text = re.sub(rf'<g id="{OF}([^"]+)"', r'<g data-policy="\1"', text)
     text = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{prefix}-", text)
+    text = _lean(text)
     label = html.escape(description, quote=True)
-    return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+    return text.replace("<svg", f'<svg role="img" aria-label="{label}" {FONT}', 1)
+
+
+def _lean(text: str) -> str:
+    """The same picture in half as many letters.
+
+    Coordinates to a hundredth of a point, no indentation, no ids that nothing uses,
+    and the font said once, by `svg`.
+    """
+    text = re.sub(r' transform="rotate\(-0 [^"]*"', "", text)
+    text = re.sub(r"font-family: [^;]*; |<!--.*?-->", "", text)
+    text = re.sub(
+        r' (?:d|x|y|transform)="[^"]+"',
+        lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]),
+        text,
+    )
+    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
+    text = re.sub(
+        r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", text
+    )
+    return re.sub(r"\s*\n\s*", "\n", text)
+
+
+def _few_ticks(axes: Axes, values: np.ndarray) -> None:
+    """No ticks between powers of ten where these alone are enough."""
+    known = values[np.isfinite(values)]
+    if known.size and known.max() >= 100 * known.min():
+        axes.minorticks_off()
+
+
+def _against(axes: Axes, quantity: str = "optimizer steps") -> None:
+    """Names the horizontal axis, with few enough ticks for numbers of six digits."""
+    axes.set_xlabel(quantity)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+
+
+def _drawable(values: np.ndarray, scale: str) -> np.ndarray:
+    """NaN where a log scale has no place."""
+    return np.where((values > 0) | (scale == "linear"), values, np.nan)
 
 
 def _few(names: Sequence[str]) -> tuple[list[int], list[str]]:

@@ -23,7 +23,7 @@ class Find:
     """Steps with multiplier 1 for all layers before the test; with seed 0."""
     horizon: int = 20
     """Steps with each multiplier, after which the loss is looked at."""
-    repeats: int = 3
+    repeats: int = 5
     """Times that all is tried from the same state, each with other batches."""
     points_per_decade: int = 2
     """Multipliers to try between a power of ten and the next, from 0.01 to 100."""

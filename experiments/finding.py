@@ -1,9 +1,8 @@
 """A range test of a model's layers: made, checked, and left behind as records."""
 
 import dataclasses
-import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
@@ -27,10 +26,14 @@ CHECKS = 10
 """Repeats, of other batches than the test's, with all suggestions together."""
 DECADES = 2
 """The test reaches so far to both sides of 1."""
-LEGEND = """\
-suggestion: the multiplier of least loss, the others being 1; ×/÷: by what factor it
-differs from repeat to repeat. limit: up to which it is better to train the layer than
-to freeze it. gain: how much lower the loss gets, chosen by the other repeats."""
+UNCLEAR = "not clearly different from"
+LEGEND = (
+    "suggestion: the multiplier of least loss, the others being 1; ×/÷: by what factor "
+    "it differs from repeat to repeat. limit: up to which it is better to train the "
+    "layer than to freeze it. gain: how much lower the loss gets, chosen by the other "
+    "repeats. Where no difference is seen, a suggestion is noise; more repeats or a "
+    "longer horizon see more."
+)
 
 
 def run(asked: Find, dataset: Dataset, command: Sequence[str]) -> int:
@@ -50,14 +53,13 @@ def run(asked: Find, dataset: Dataset, command: Sequence[str]) -> int:
         OSError: the folder cannot be made or written.
     """
     console = rich.console.Console(highlight=False, markup=False)
-    say = functools.partial(console.print, soft_wrap=True)
     with folders.claimed(asked.folder):
         if (asked.folder / "range_test.json").exists():
             raise ValueError(
                 f"{str(asked.folder)!r} holds a range test already; remove it, or give "
                 "this one another --name"
             )
-        _find(asked, dataset, command, say)
+        _find(asked, dataset, command, console)
     return 0
 
 
@@ -65,13 +67,13 @@ def _find(
     asked: Find,
     dataset: Dataset,
     command: Sequence[str],
-    say: Callable[[str], None],
+    console: rich.console.Console,
 ) -> None:
     began, config, folder = time.perf_counter(), asked.config, asked.folder
     session = environment(command, dataset.checksum)
     probe = Probe(asked, dataset)
     points = 2 * DECADES * asked.points_per_decade + 1
-    say(
+    console.print(
         f"{config.name}: {config.model} with {len(probe.layers)} layers on "
         f"{config.source}, {points} multipliers × {asked.repeats} repeats of "
         f"{asked.horizon} steps, after {asked.warmup}"
@@ -106,8 +108,11 @@ def _find(
     )
     page = figure(test)
     page.savefig(folder / "range_test.png", dpi=150, facecolor="white")
-    say(f"\n{test}\n\n{LEGEND}\n\n{verdict(uniform, together)}")
-    say(f"Records and figure in {folder}, after {seconds:.0f} s")
+    console.print(f"\n{test}\n", soft_wrap=True)
+    console.print(f"{LEGEND}\n\n{verdict(uniform, together)}")
+    console.print(
+        f"Records and figure in {folder}, after {seconds:.0f} s", soft_wrap=True
+    )
 
 
 def verdict(uniform: np.ndarray, together: np.ndarray) -> str:
@@ -126,9 +131,9 @@ def verdict(uniform: np.ndarray, together: np.ndarray) -> str:
     if found is None or found.interval is None:
         return f"{about}the same loss as with 1 for all layers."
     low, high = found.interval
-    said = "higher" if low > 0 else "lower" if high < 0 else "no different"
+    said = "higher than" if low > 0 else "lower than" if high < 0 else UNCLEAR
     return (
-        f"{about}a loss of {together.mean():.4g}, {said} than {uniform.mean():.4g} "
+        f"{about}a loss of {together.mean():.4g}, {said} {uniform.mean():.4g} "
         f"with 1 for all layers ({found.mean:+.2g}, 95 % interval {low:+.2g} to "
         f"{high:+.2g})."
     )

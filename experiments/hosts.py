@@ -37,6 +37,10 @@ class Order(NamedTuple):
     seed: int
 
 
+class StopTogether(shell.Stop):
+    """A signal came to one of the processes, and all end for it."""
+
+
 def join() -> None:
     """Meets the other processes; before JAX is used.
 
@@ -69,6 +73,11 @@ def join() -> None:
     # JAX took SIGTERM for a service of its own, and would drop it.
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
     any_is(True)  # now, as waiting for one another has a limit the first time only
+
+
+def part() -> None:
+    """Takes leave of the others: else the first to end would end them by force."""
+    jax.distributed.shutdown()
 
 
 def are_many() -> bool:
@@ -143,7 +152,7 @@ class Leading(Journal[Any]):
         if self._stop:
             self.wait()
             any_is(True)
-            raise shell.Stop(signal.SIGTERM)
+            raise StopTogether(signal.SIGTERM)
 
 
 class Following:
@@ -161,7 +170,7 @@ class Following:
         """Never; but a signal to any process ends the run here."""
         if step % self._together == 0 and any_is(shell.asked()):
             any_is(True)  # waits until the first process has made its checkpoint
-            raise shell.Stop(signal.SIGTERM)
+            raise StopTogether(signal.SIGTERM)
         return False
 
     def save(self, step: int, state: Any, seconds: float) -> None:

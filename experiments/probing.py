@@ -64,7 +64,7 @@ class Probe:
         if (step := int(self._warm.diverged)) >= 0:
             raise ValueError(
                 f"rate must be one at which the warm-up does not diverge, as it did "
-                f"after {step} steps; got {config.rate}"
+                f"after {step} steps; got {uniform.rate or config.rate}"
             )
 
     def losses(
@@ -80,9 +80,7 @@ class Probe:
         """
         runs = list(itertools.product(multipliers, repeats))
         size = self._stack(len(runs))
-        found: list[np.ndarray] = []
-        for group in self._groups(runs, size, name):
-            found.append(self._measured(group))
+        found = [self._measured(group) for group in self._groups(runs, size, name)]
         losses = np.concatenate(found)[: len(runs)]
         return losses.reshape(len(multipliers), len(repeats))
 

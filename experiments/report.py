@@ -1,21 +1,35 @@
-"""plots/, summary.json and one self-contained report.html, from the records alone."""
+"""report.html, plots/, summary.json and the tables in files, from the records alone."""
 
+import dataclasses
+import functools
 import shlex
 from collections.abc import Mapping, Sequence
-from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rich.table
 
-from . import compare, figures, results, savings, table, verdicts
+from . import (
+    compare,
+    exports,
+    figures,
+    panels,
+    results,
+    savings,
+    sheets,
+    table,
+    verdicts,
+)
 from .compare import Row, Run
 from .figures import Panel
 from .records import Records, write_json, write_text
 from .savings import Saving
+from .sheets import Sheet
 
 CSS = Path(__file__).with_name("report.css")
+SCRIPT = Path(__file__).with_name("report.js")
 DPI = 130
 
 DATA = {
@@ -24,16 +38,11 @@ DATA = {
     "cifar100": "CIFAR-100",
 }
 
-ACCURACY = ("validation", "accuracy", "validation accuracy", "accuracy, %", 100)
-CURVES = (
-    ("train", "loss", "training loss", "cross-entropy, nats", 1),
-    ("validation", "loss", "validation loss", "cross-entropy, nats", 1),
-    ACCURACY,
-)
-
 QUESTION = """
 <p>Does a network learn faster, or better, when its layers do not all learn at the same
 rate, and when the differences change while it trains?</p>
+"""
+COMPARED = """
 <p>Every layer's update is multiplied by a number of its own. A multiplier of 1 leaves
 the global learning rate as it is, 2 doubles it, 0 freezes the layer. What a layer gets,
 its <em>realised rate</em>, is the global rate times its multiplier. A <em>policy</em>
@@ -47,28 +56,121 @@ for what layer rates do. (For layers that rotate at unequal rates it is <em>layc
 all at one.) The comparison is <em>paired</em>: under one seed all policies start from
 the same weights and see the same images in the same order, so that the luck they share
 drops out of the difference.</p>
-<p>No learning rate was tuned, neither for a control nor for a policy: all of them ran
-at the configured global rate. A policy may differ from its control for no other reason
-than that its multipliers suit that rate better or worse.</p>
 """
 
 
+MEASURED = """
+<p>Gradient norm, update to weight (the norm of an update by that of the weights it
+changes), rotation (1 − cos of the angle between the weights and those at the start) and
+step sizes (absolute values of an update by the global rate: the line is the median, the
+bands hold the middle half and all) are of the run that came furthest.</p>
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """What a report tells of one study."""
+
+    records: Records
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.records.config["name"]
+
+    @functools.cached_property
+    def runs(self) -> list[Run]:
+        """Its runs."""
+        return compare.runs(self.records.events)
+
+    @functools.cached_property
+    def rows(self) -> list[Row]:
+        """Of its tables, one a policy."""
+        return rows(self.records)
+
+    @functools.cached_property
+    def caveats(self) -> list[str]:
+        """Why it is a demonstration; empty if it may be evidence."""
+        return caveats(self.records)
+
+    @functools.cached_property
+    def sheets(self) -> list[Sheet]:
+        """Its tables."""
+        return sheets.sheets(self.records.config, self.rows, bool(self.caveats))
+
+    @functools.cached_property
+    def summary(self) -> dict[str, Any]:
+        """Its summary.json."""
+        config = self.records.config
+        return verdicts.summary(
+            self.rows, self.caveats, config["policies"], config.get("numbers", {})
+        )
+
+    @functools.cached_property
+    def saved(self) -> dict[str, list[Saving]]:
+        """What frozen layers saved."""
+        return saved(self.records)
+
+    @functools.cached_property
+    def pages(self) -> panels.Pages:
+        """Its figures."""
+        names = self.records.config["layers"]["names"]
+        return panels.pages(self.runs, self.rows, names, self.saved)
+
+
 def build(records: Records) -> Path:
-    """Writes summary.json, plots/ and report.html into the run folder.
+    """Writes summary.json, tables, plots/ and report.html into the run folder.
 
     Returns:
         The path of report.html.
     """
-    folder, table_rows, reasons = records.folder, rows(records), caveats(records)
-    runs = compare.runs(records.events)
-    pages = _panels(runs, table_rows, records.config["layers"]["names"])
-    write_json(folder / "summary.json", verdicts.summary(table_rows, reasons))
+    folder, study = records.folder, Study(records)
+    write_json(folder / "summary.json", study.summary)
     (folder / "plots").mkdir(exist_ok=True)
-    for name, panels in pages.items():
-        page = figures.figure(*panels.values())
+    for name, drawn in study.pages.items():
+        page = figures.figure(*drawn.values())
         page.savefig(folder / "plots" / f"{name}.png", dpi=DPI, facecolor="white")
-    write_text(folder / "report.html", _html(records, runs, table_rows, reasons, pages))
+        page.set_layout_engine("none")  # as it was laid out for the first of both
+        picture = figures.svg(page, name, name).replace("currentColor", figures.INK)
+        write_text(folder / "plots" / f"{name}.svg", picture)
+    title = f"{study.name}: layer learning rates"
+    write_text(
+        folder / "report.md", exports.markdown(title, study.caveats, study.sheets)
+    )
+    write_text(folder / "tables.csv", exports.table({study.name: study.summary}))
+    write_text(folder / "report.html", _html(title, [study], []))
     return folder / "report.html"
+
+
+def join(several: Sequence[Records], folder: Path) -> Path:
+    """Writes joined.html, joined.md and joined.csv: several studies side by side.
+
+    Args:
+        several: at least two, each with a name of its own.
+        folder: where to write.
+
+    Returns:
+        The path of joined.html.
+
+    Raises:
+        ValueError: two studies share a name.
+    """
+    studies = {(study := Study(records)).name: study for records in several}
+    if len(studies) < len(several):
+        names = ", ".join(records.config["name"] for records in several)
+        raise ValueError(
+            f"expected studies with different names, got {names}; `study --name` "
+            "gives them"
+        )
+    title = f"{', '.join(studies)}: layer learning rates"
+    tables = sheets.joined({name: study.sheets for name, study in studies.items()})
+    reasons = [f"{name}: {why}" for name, s in studies.items() for why in s.caveats]
+    summaries = {name: study.summary for name, study in studies.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "joined.md", exports.markdown(title, reasons, tables))
+    write_text(folder / "joined.csv", exports.table(summaries))
+    write_text(folder / "joined.html", _html(title, [*studies.values()], tables))
+    return folder / "joined.html"
 
 
 def rows(records: Records) -> list[Row]:
@@ -94,6 +196,12 @@ def caveats(records: Records) -> list[str]:
     config = records.config
     planned = len(config["policies"]) * config["seeds"]
     return verdicts.caveats(rows(records), config["source"], planned, records.sessions)
+
+
+def outcomes(records: Records) -> rich.table.Table:
+    """What was expected of each policy, and what came, for the terminal."""
+    first, *_ = Study(records).sheets
+    return table.listed(first.headings, first.lines)
 
 
 def describe(row: Row, multipliers: np.ndarray, names: Sequence[str]) -> str:
@@ -132,160 +240,119 @@ def _path(values: np.ndarray) -> str:
     return text
 
 
-def _panels(
-    runs: Sequence[Run], rows: Sequence[Row], names: Sequence[str]
-) -> dict[str, dict[str, Panel]]:
-    """By figure ("curves" and one for each policy) the panels by what they show."""
-    groups = compare.by_policy(run for run in runs if run.train)
-    if not groups:
-        return {}
-    controls = {row.policy: row.control for row in rows}
-    pages = {"curves": {curve[2]: _curve_panel(groups, curve) for curve in CURVES}}
-    for policy in groups:
-        shown = (compare.BASELINE, controls[policy], policy)
-        compared = {name: groups[name] for name in shown if name in groups}
-        pages[policy] = _policy_panels(policy, compared, names)
-    return pages
-
-
-def _policy_panels(
-    policy: str, compared: Mapping[str, Sequence[Run]], names: Sequence[str]
-) -> dict[str, Panel]:
-    """What a policy did, and its validation accuracy beside its control's."""
-    run = _furthest(compared[policy])
-    steps, values = _field(run, "step"), _field(run, "multipliers")
-    rates = _field(run, "rate")[:, None] * values
-    return {
-        f"multipliers of {policy}, layer by step": partial(
-            figures.draw_multipliers, steps=steps, values=values, names=names
-        ),
-        f"realised rates of {policy} by step": partial(
-            figures.draw_rates, steps=steps, values=rates, names=names
-        ),
-        f"validation accuracy of {policy}": _curve_panel(compared, ACCURACY),
-    }
-
-
-def _curve_panel(
-    groups: Mapping[str, Sequence[Run]], curve: tuple[str, str, str, str, float]
-) -> Panel:
-    kind, field, title, quantity, factor = curve
-    curves = {policy: _curve(group, kind, field) for policy, group in groups.items()}
-    scaled = {
-        policy: (steps, factor * values)
-        for policy, (steps, values) in curves.items()
-        if steps.size
-    }
-    return partial(figures.draw_curves, curves=scaled, title=title, quantity=quantity)
-
-
-def _curve(runs: Sequence[Run], kind: str, field: str) -> figures.Curve:
-    """Steps (S,) and values (seeds, S) on the steps of all seeds together."""
-    values = [
-        {event["step"]: event[field] for event in getattr(run, kind)} for run in runs
-    ]
-    steps = sorted({step for seed in values for step in seed})
-    table = [[seed.get(step) for step in steps] for seed in values]
-    return np.array(steps, float), np.array(table, float).reshape(len(runs), -1)
-
-
-def _field(run: Run, name: str) -> np.ndarray:
-    return np.array([event[name] for event in run.train], float)
-
-
-def _furthest(runs: Sequence[Run]) -> Run:
-    return max(runs, key=lambda run: run.step)
-
-
-def _html(
-    records: Records,
-    runs: Sequence[Run],
-    rows: Sequence[Row],
-    reasons: Sequence[str],
-    pages: Mapping[str, Mapping[str, Panel]],
-) -> str:
-    config = records.config
-    title = f"{config['name']}: layer learning rates"
-    sections = [
-        _head(records, title, reasons),
-        f"<h2>The question</h2>{QUESTION}",
-        results.section(config, rows, demonstration=bool(reasons)),
-        _curves_section(pages),
-        _policies_section(config, runs, rows, saved(records), pages),
-        _method(records),
+def _html(title: str, studies: Sequence[Study], tables: Sequence[Sheet]) -> str:
+    """The page: the joined tables if there are any, then study by study."""
+    drawn = [figure for study in studies for figure in _study(study, len(studies) > 1)]
+    body = [
+        f"<h1>{escape(title)}</h1>{QUESTION}",
+        _choice(studies),
+        results.section(tables),
+        *drawn,
     ]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>\n{CSS.read_text(encoding='utf-8')}</style></head>"
-        "<body>\n" + "\n".join(sections) + "\n</body></html>\n"
+        '<link rel="icon" href="data:,">'
+        f"<title>{escape(title)}</title>"
+        f"<style>\n{CSS.read_text(encoding='utf-8')}</style></head>"
+        "<body>\n" + "\n".join(body) + "\n"
+        f"<script>\n{SCRIPT.read_text(encoding='utf-8')}</script></body></html>\n"
     )
 
 
-def _head(records: Records, title: str, reasons: Sequence[str]) -> str:
-    config, environment = records.config, records.environment
+def _study(study: Study, among_others: bool) -> list[str]:
+    outcome, *tables = study.sheets
+    prefix = f"{study.name}-" if among_others else ""
+    return [
+        f"<h1>{escape(study.name)}</h1>" if among_others else "",
+        _head(study),
+        results.section([outcome]),
+        f"<h2>What is compared</h2>{COMPARED}<p>{escape(study.summary['tuning'])}</p>",
+        results.section(tables),
+        _curves_section(study.pages, prefix),
+        _policies_section(study, prefix),
+        _method(study.records),
+    ]
+
+
+def _choice(studies: Sequence[Study]) -> str:
+    """A box to tick for each policy; useless, hence hidden, without the script."""
+    names = dict.fromkeys(row.policy for study in studies for row in study.rows)
+    boxes = "".join(
+        f'<label><input type="checkbox" checked value="{escape(name)}"> '
+        f"{escape(name)}</label>"
+        for name in names
+    )
+    return (
+        '<fieldset id="policies" hidden><legend>Policies shown</legend>'
+        f"{boxes}</fieldset>"
+    )
+
+
+def _head(study: Study) -> str:
+    config, environment = study.records.config, study.records.environment
     line = (
         f"{config['model']} on {DATA.get(config['source'], config['source'])}, "
         f"{len(config['policies'])} policies × {config['seeds']} seeds, "
         f"{config['total_steps']:,} steps a run; started {environment['started']}"
     )
-    text = f'<h1>{escape(title)}</h1><p class="soft">{escape(line)}</p>'
-    if reasons:
+    text = f'<p class="soft">{escape(line)}</p>'
+    if study.caveats:
         text += (
             '<p class="warn"><strong>A demonstration, not evidence:</strong> '
-            f"{escape('; '.join(reasons))}.</p>"
+            f"{escape('; '.join(study.caveats))}.</p>"
         )
     return text
 
 
-def _curves_section(pages: Mapping[str, Mapping[str, Panel]]) -> str:
+def _curves_section(pages: panels.Pages, prefix: str) -> str:
     if not pages:
         return "<h2>Loss and accuracy</h2><p>No run came far enough to be drawn.</p>"
     return (
         "<h2>Loss and accuracy</h2><p>Lines are means over the seeds, bands reach from "
-        "the lowest to the highest seed; a cross marks where a seed ended early."
-        f"</p>{_figures('curves', pages['curves'])}"
+        "the lowest to the highest seed; a cross marks where a seed ended early. "
+        "Seconds are those of training, means over the seeds. To a mark: a hollow sign "
+        "with an arrow is a time that half of the runs had not come there by; ∞ where "
+        f"they never can. At most {figures.POINTS} points of a curve are drawn.</p>"
+        + _figures(f"{prefix}curves", pages["curves"])
     )
 
 
-def _policies_section(
-    config: Mapping[str, Any],
-    runs: Sequence[Run],
-    rows: Sequence[Row],
-    saving: Mapping[str, Sequence[Saving]],
-    pages: Mapping[str, Mapping[str, Panel]],
-) -> str:
-    names, groups = config["layers"]["names"], compare.by_policy(runs)
+def _policies_section(study: Study, prefix: str) -> str:
+    config, groups = study.records.config, compare.by_policy(study.runs)
     sections = ""
-    for row in rows:
-        about = config["policies"][row.policy]
+    for row in study.rows:
+        about, policy = config["policies"][row.policy], escape(row.policy)
         sections += (
-            f'<section class="policy"><h3>{escape(row.policy)}</h3>'
+            f'<section class="policy" data-policy="{policy}"><h3>{policy}</h3>'
             f"<p>{escape(about['summary'])} "
             f'<span class="soft">Source: {escape(about["source"])}.</span></p>'
             f"<p><strong>Expected:</strong> {escape(about['expectation'])}</p>"
         )
-        if row.policy in pages:
-            used = _field(_furthest(groups[row.policy]), "multipliers")
-            seen = results.unbroken(describe(row, used, names))
+        if row.policy in study.pages:
+            run = panels.furthest(groups[row.policy])
+            used = panels.series(run.train, "multipliers")
+            seen = results.unbroken(describe(row, used, config["layers"]["names"]))
             sections += f"<p><strong>Seen:</strong> {seen}</p>"
-            if row.policy in saving:
-                sections += results.savings_table(saving[row.policy])
-            sections += _figures(row.policy, pages[row.policy])
+            if row.policy in study.saved:
+                sections += results.savings_table(study.saved[row.policy])
+            sections += _figures(prefix + row.policy, study.pages[row.policy])
         sections += "</section>\n"
     return (
         "<h2>What each policy did to the layers</h2><p>Layers stand in forward order, "
-        "the one nearest the input on top. Colours mean the same in every map: white "
-        "is the global rate unchanged.</p>" + sections
+        "the one nearest the input on top. Colours of multipliers mean the same in "
+        "every map: white is the global rate unchanged.</p>"
+        + (MEASURED if any(run.layers for run in study.runs) else "")
+        + sections
     )
 
 
-def _figures(name: str, panels: Mapping[str, Panel]) -> str:
-    drawn = "".join(
+def _figures(name: str, drawn: Mapping[str, Panel]) -> str:
+    pictures = "".join(
         f"<figure>{figures.svg(figures.figure(draw), f'{name}-{i}', text)}</figure>"
-        for i, (text, draw) in enumerate(panels.items())
+        for i, (text, draw) in enumerate(drawn.items())
     )
-    return f'<div class="figures">{drawn}</div>'
+    return f'<div class="figures">{pictures}</div>'
 
 
 def _method(records: Records) -> str:

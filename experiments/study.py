@@ -104,6 +104,8 @@ def run(
                 f"Records in {folder}; `python -m experiments report {folder}` makes "
                 "the report of what there is"
             )
+            if isinstance(stop, hosts.StopTogether):
+                hosts.part()
             return stop.status
     return 0
 
@@ -127,6 +129,8 @@ def follow(config: Config, dataset: Dataset) -> int:
                 journal = hosts.Following(start, config.record_every)
                 trainer.run(policy, order.seed, journal)
     except shell.Stop as stop:
+        if isinstance(stop, hosts.StopTogether):
+            hosts.part()
         return stop.status
     return 0
 
@@ -316,6 +320,7 @@ def _end(folder: Path, console: rich.console.Console) -> None:
     policies = recorded.config["policies"]
     expectations = {name: about["expectation"] for name, about in policies.items()}
     console.print(table.terminal(rows, recorded.config["marks"], expectations))
+    console.print(report.outcomes(recorded))
     for policy, saved in report.saved(recorded).items():
         console.print(table.saved(policy, saved))
     if caveats := report.caveats(recorded):

@@ -139,6 +139,14 @@ def terminal(
     return rich.console.Group(good, fast, pace)
 
 
+def listed(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> rich.table.Table:
+    """Cells under headings, the first of them "policy"."""
+    cells = _table(*headings)
+    for line in lines:
+        cells.add_row(*line)
+    return cells
+
+
 def saved(policy: str, rows: Sequence[Saving]) -> rich.console.Group:
     """What frozen layers saved, phase by phase."""
     phases = _table(*SAVINGS)

@@ -50,11 +50,14 @@ def write(study: optuna.Study, folder: Path) -> list[str]:
             warnings.simplefilter("ignore", UserWarning)
             plot()
         page = pyplot.gcf()
-        for axis in (axes.yaxis for axes in page.axes if axes.get_yscale() == "log"):
-            axis.set_major_formatter(_Plain())
-            axis.set_minor_formatter(_Plain())
+        for axes in page.axes:
+            axes.set_title("")
+            axes.grid(False)  # each axis would have its own across the others
+            if axes.get_yscale() == "log":
+                axes.yaxis.set_major_formatter(_Plain())
+                axes.yaxis.set_minor_formatter(_Plain())
+        page.axes[0].set_title(f"{policy}: {len(complete)} trials", loc="left")
         page.set_size_inches(SIZE)
-        page.suptitle(f"{policy}: {len(complete)} trials", y=1.02)
         page.savefig(folder / f"{policy}-{name}.png", bbox_inches="tight", dpi=120)
         pyplot.close(page)
     return []

@@ -33,7 +33,7 @@ def show(
     """
     counted = {policy.name: policy.counted() for policy in searches}
     console.print(_table(counted))
-    console.print(NOTE, soft_wrap=True)
+    console.print(NOTE)
     with (search.folder / ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # workers come to the end together
         path = _write_best(search, counted)
@@ -41,11 +41,10 @@ def show(
             for line in tune_figures.write(policy.study, search.folder / "plots"):
                 console.print(f"{policy.name}: {line}", soft_wrap=True)
     console.print(
-        f"The best of {search.trials} trials, found on the images that it is judged "
-        "by, is optimistic. Fresh seeds and the test images decide:\n"
-        f"python -m experiments study {path}",
-        soft_wrap=True,
+        f"\nThe best of {search.trials} trials, found by the images that judge it, is "
+        "optimistic. Fresh seeds and the test images decide:"
     )
+    console.print(f"python -m experiments study {path}", soft_wrap=True)
 
 
 def best(trials: Sequence[FrozenTrial]) -> FrozenTrial:

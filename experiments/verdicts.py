@@ -1,15 +1,28 @@
 """What the rows of a study allow to be said, and its summary.json. Pure functions."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .compare import BASELINE, QUESTIONS, Row
-from .significance import CONFIDENCE
+from .significance import CONFIDENCE, Difference
 
 FEWEST_FOR_EVIDENCE = 5
 SAME = {"versions": "set of versions", "commit": "commit", "device": "device"}
-TUNING = "none: every policy ran at the configured global rate"
+OPEN = "open"
+SAME_WITHIN = 0.005  # half a percentage point
+REGIONS = {
+    "higher": (0.0, math.inf),
+    "lower": (-math.inf, 0.0),
+    "same": (-SAME_WITHIN, SAME_WITHIN),
+}
+"""By what is expected, between what the difference to the control has to lie."""
+UNTUNED = (
+    "No learning rate was tuned, neither for a control nor for a policy: all of them "
+    "ran at the configured global rate. A policy may differ from its control for no "
+    "other reason than that its multipliers suit that rate better or worse."
+)
 
 
 def caveats(
@@ -43,20 +56,35 @@ def caveats(
     return found
 
 
-def verdict(row: Row, question: str, demonstration: bool) -> str | None:
+def expected(policy: Mapping[str, Any], question: str) -> str:
+    """What is expected of a policy: "higher", "lower", "same", or "open".
+
+    Args:
+        policy: the policy's own part of config.json.
+        question: one of `QUESTIONS`.
+    """
+    return policy.get("expects", {}).get(question, OPEN)
+
+
+def verdict(
+    row: Row, question: str, demonstration: bool, expected: str = OPEN
+) -> str | None:
     """What the difference of a policy to its control allows to be said.
 
     Args:
         row: the policy's.
         question: one of `QUESTIONS`.
         demonstration: whether there are caveats.
+        expected: what was expected of the policy before it was run.
 
     Returns:
-        "higher" or "lower", if p is at most 0.05 after Holm's correction, so that the
-        interval is clear of 0 as well; "undecided" if not. "none" without a p, and
-        where a run of either policy diverged: the runs left over are a choice.
-        "demonstration" whatever the numbers are, if there are caveats. None for a
-        policy without a control.
+        "supported" if the whole interval of the difference lies where it was expected,
+        "contradicted" if no part of it does, "undecided" if some. Where the expectation
+        is open, the policy is picked by looking: "higher" or "lower" if p is at most
+        0.05 after Holm's correction, so that the interval is clear of 0 as well;
+        "undecided" if not. "none" without an interval, and where a run of either policy
+        diverged: the runs left over are a choice. "demonstration" whatever the numbers
+        are, if there are caveats. None for a policy without a control.
     """
     if row.control == row.policy:
         return None
@@ -65,21 +93,58 @@ def verdict(row: Row, question: str, demonstration: bool) -> str | None:
     difference = row.answers[question].difference
     if row.broken_pairs or difference is None or difference.p_holm is None:
         return "none"
+    if expected != OPEN:
+        return _judged(difference, *REGIONS[expected])
     if difference.p_holm > 1 - CONFIDENCE:
         return "undecided"
     return "higher" if difference.mean > 0 else "lower"
 
 
-def summary(rows: Sequence[Row], caveats: Sequence[str]) -> dict[str, Any]:
+def _judged(difference: Difference, low: float, high: float) -> str:
+    """Where the interval lies; pairs that do not differ at all make it a point."""
+    start, stop = difference.interval or (difference.mean, difference.mean)
+    if low < start and stop < high:
+        return "supported"
+    return "contradicted" if stop <= low or start >= high else "undecided"
+
+
+def tuning(numbers: Mapping[str, float]) -> str:
+    """Whether numbers of policies were their own, and what that means.
+
+    Args:
+        numbers: those of config.json.
+    """
+    if not numbers:
+        return UNTUNED
+    given = ", ".join(f"{name} {value:g}" for name, value in sorted(numbers.items()))
+    return (
+        f"Numbers of policies were given, by hand or by a search: {given}. Policies "
+        "that are not named had their own, at the configured global rate; a difference "
+        "may come of that."
+    )
+
+
+def summary(
+    rows: Sequence[Row],
+    caveats: Sequence[str],
+    policies: Mapping[str, Any],
+    numbers: Mapping[str, float],
+) -> dict[str, Any]:
     """summary.json: all that the tables show, and why it is no evidence if it is none.
 
     The "value" of a time to a mark, if "censored", is what the median lies above, and
     null where that is infinite.
+
+    Args:
+        rows: one a policy.
+        caveats: as `caveats` gives them.
+        policies: those of config.json, with what is expected of them.
+        numbers: those of config.json.
     """
     return {
         "baseline": BASELINE,
         "confidence": CONFIDENCE,
-        "tuning": TUNING,
+        "tuning": tuning(numbers),
         "caveats": list(caveats),
         "questions": {name: q.measure for name, q in QUESTIONS.items()},
         "rows": [
@@ -91,7 +156,8 @@ def summary(rows: Sequence[Row], caveats: Sequence[str]) -> dict[str, Any]:
                         "n": len(answer.values),
                         "mean": answer.mean,
                         "deviation": answer.deviation,
-                        "verdict": verdict(row, name, demonstration=bool(caveats)),
+                        "expected": (asked := expected(policies[row.policy], name)),
+                        "verdict": verdict(row, name, bool(caveats), asked),
                     }
                     for name, answer in row.answers.items()
                 }

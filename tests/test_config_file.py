@@ -34,6 +34,9 @@ def test_a_whole_configuration_is_read_as_it_was(tmp_path, preset):
     ("value", "said"),
     [
         ("{", "is not JSON: Expecting"),
+        ("[" * 100_000, "is not JSON: maximum recursion"),
+        ('{"seeds": 1, "seeds": 2}', "is not JSON: 'seeds' is given twice"),
+        ('{"numbers": {"a": 1, "b": 2, "a": 1}}', "'a' is given twice"),
         ([1], r"must hold an object of fields.*got \[1\]"),
         ({"modle": "vgg5"}, "unknown field 'modle'; did you mean 'model'"),
         ({"zzz": 1}, r"unknown field 'zzz' \(known: name, model"),

@@ -1,6 +1,7 @@
 """Range tests of the experiments: what is asked, trained, written and drawn."""
 
 import dataclasses
+import functools
 import itertools
 import json
 from typing import ClassVar
@@ -22,15 +23,21 @@ WHOLE = Config(epochs=20, batch_size=100, validation=1_900, flip=False, rate=0.1
 ASKED = find.Find(WHOLE, warmup=8, horizon=4, repeats=2)
 
 
+def waves(key, shape, dtype):
+    """Weights that are not random, which would take longer to compile than the net."""
+    return 0.4 * jnp.sin(jnp.arange(np.prod(shape), dtype=dtype)).reshape(shape)
+
+
 class Small(nnx.Module):
     """Compiles in a second, which no convolution does."""
 
     def __init__(self, model, classes, rngs, dtype, norm):
         del model, dtype
-        self.stem = nnx.Linear(12, 8, rngs=rngs)
+        linear = functools.partial(nnx.Linear, kernel_init=waves, rngs=rngs)
+        self.stem = linear(12, 8)
         self.norm = nnx.BatchNorm(8, rngs=rngs) if norm == "batch" else nnx.relu
-        self.block = nnx.Linear(8, 8, rngs=rngs)
-        self.head = nnx.Linear(8, classes, rngs=rngs)
+        self.block = linear(8, 8)
+        self.head = linear(8, classes)
 
     def __call__(self, images):
         x = images[:, ::16, ::16].reshape(len(images), -1)
@@ -44,8 +51,9 @@ def small():
         yield
 
 
-def dataset(config=WHOLE):
-    return data.load(config.source, validation=config.validation)
+@functools.cache
+def dataset():
+    return data.load(WHOLE.source, validation=WHOLE.validation)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +68,7 @@ def noisy():
         WHOLE, batch_size=20, epochs=4, flip=True, norm="batch"
     )
     asked = find.Find(config, warmup=3, horizon=4, repeats=2)
-    return probing.Probe(asked, dataset(config))
+    return probing.Probe(asked, dataset())
 
 
 def trained(vectors, warmup, horizon):
@@ -71,10 +79,11 @@ def trained(vectors, warmup, horizon):
     told = policy_tables(POLICIES["uniform"], WHOLE, built.layers)
     phase = optax_llr.Phase(built.layers, 0, 1, (False,) * 3, (0,) * 3)
     step = jax.jit(built.step, static_argnums=3)
+    start = jax.jit(built.initial)(jax.random.split(jax.random.key(0))[0])
     for multipliers in vectors:
         rows = np.repeat([np.ones(3), multipliers], [warmup, horizon], axis=0)
         tables = jax.device_put(told._replace(multipliers=rows.astype(np.float32)))
-        state = built.initial(jax.random.split(jax.random.key(0))[0])
+        state = start
         for _ in range(warmup + horizon):
             state = step(state, images, tables, phase)
         loss, _, count = built.score(state.params, state.statistics, images)
@@ -106,15 +115,18 @@ def test_a_model_at_rest_has_one_loss(noisy):
     assert len(set(losses[0])) == 1
 
 
-def test_runs_trained_at_once_find_what_they_find_alone(noisy):
-    stacked = dataclasses.replace(
-        noisy._asked, config=dataclasses.replace(noisy._asked.config, stack=4)
-    )
+def stacked(probe, stack):
+    config = dataclasses.replace(probe._asked.config, stack=stack)
+    return dataclasses.replace(probe._asked, config=config)
+
+
+def test_runs_trained_at_once_find_what_they_find_alone(noisy, monkeypatch):
     vectors = np.array([[1.0] * 3, [0.5, 3, 0], [10.0, 1, 1]])
     alone = noisy.losses(vectors, [0, 1], "")
-    together = probing.Probe(stacked, dataset(stacked.config))
-    found = together.losses(vectors, [0, 1], "")  # four, and two that are filled up
+    monkeypatch.setattr(noisy, "_asked", stacked(noisy, 4))
+    found = noisy.losses(vectors, [0, 1], "")  # four, and two that are filled up
     np.testing.assert_allclose(found, alone, rtol=1e-4)
+    assert not np.array_equal(found, alone)  # another program
 
 
 def test_auto_takes_as_many_runs_at_once_as_pay(noisy, monkeypatch):
@@ -125,18 +137,20 @@ def test_auto_takes_as_many_runs_at_once_as_pay(noisy, monkeypatch):
         speeds.append(speed(1))
         return 1, {}
 
-    auto = dataclasses.replace(noisy._asked.config, stack="auto")
-    monkeypatch.setattr(noisy, "_asked", dataclasses.replace(noisy._asked, config=auto))
+    monkeypatch.setattr(noisy, "_asked", stacked(noisy, "auto"))
     monkeypatch.setattr(probing.stacking, "size_that_pays", size_that_pays)
     assert noisy.losses(np.ones((2, 3)), [0, 1, 2], "").shape == (2, 3)
     assert sizes == [6]
     assert 0 < speeds[0] < 1e6
 
 
-def test_a_warm_up_that_diverges_is_refused():
-    config = dataclasses.replace(WHOLE, rate=1e9)
-    with pytest.raises(ValueError, match="rate must be one at which the warm-up"):
-        probing.Probe(find.Find(config, warmup=8), dataset(config))
+def test_a_warm_up_that_diverges_is_refused(probe, monkeypatch):
+    lost = probe._warm._replace(diverged=jnp.int32(3))
+    monkeypatch.setattr(program.Program, "initial", lambda *_: lost)
+    monkeypatch.setattr(probing.Probe, "_trained", lambda _, state, *__: state)
+    config = dataclasses.replace(WHOLE, numbers={"uniform.rate": 0.5})
+    with pytest.raises(ValueError, match=r"rate must be .* after 3 steps; got 0\.5"):
+        probing.Probe(find.Find(config), dataset())
 
 
 def test_what_diverges_has_no_finite_loss_and_disturbs_no_other(probe):
@@ -206,7 +220,8 @@ def test_a_test_leaves_table_figure_and_records(bowl, tmp_path, capsys):
     rows = [line.split() for line in printed.splitlines()]
     (head,) = (row for row in rows if row[:1] == ["head"])
     assert float(head[1]) == pytest.approx(30, rel=0.01)
-    assert "lower than" in printed
+    assert "lower than" in " ".join(printed.split())
+    assert max(len(line) for line in printed.splitlines()[:-1]) <= 80
     assert str(folder) in printed
     found = json.loads((folder / "range_test.json").read_text())
     assert found["layers"] == ["stem", "block", "head"]
@@ -257,7 +272,7 @@ def test_points_are_counted_by_decade(bowl, tmp_path):
     [
         ([-0.1, -0.2, -0.15], "1.85, lower than 2 with 1 for all layers (-0.15"),
         ([0.1, 0.2, 0.15], "2.15, higher than 2 with"),
-        ([0.1, -0.2, 0.15], "no different than 2 with"),
+        ([0.1, -0.2, 0.15], "not clearly different from 2 with"),
         ([0.0, 0.0, 0.0], "the same loss as with 1"),
         ([0.1, np.inf, np.nan], "2 diverged, none with 1"),
     ],
@@ -267,7 +282,7 @@ def test_the_suggestions_together_are_judged_by_pairs(differences, said):
     assert said in finding.verdict(uniform, uniform + differences)
 
 
-@pytest.mark.parametrize("count", [1, 5, 60])
+@pytest.mark.parametrize("count", [1, 60])
 def test_the_figure_names_every_layer_and_hatches_what_diverged(count):
     names = tuple(f"layer{i}" for i in range(count))
     layers = optax_llr.Layers(

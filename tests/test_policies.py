@@ -306,6 +306,15 @@ def test_the_rate_of_one_policy_is_its_own():
     assert rates == {"uniform": None, "early-first": 0.1}
 
 
+def test_a_policy_says_which_of_its_numbers_are_not_its_own():
+    own = POLICIES["early-first"]
+    same = {"rate": 0.02, "first_start": 1.5}  # as `best.json` may have them
+    assert tuned("early-first", **same) == own
+    other = tuned("early-first", **same | {"rate": 0.1, "last_end": 1.25})
+    said = "Here instead: rate 0.1, last_end 1.25."
+    assert other.summary == f"{own.summary} {said}"
+
+
 def test_a_study_with_numbers_has_them_in_its_tables():
     config = PRESETS["demo"]
     tables = policy_tables(tuned("uniform", rate=0.1), config, LAYERS)

@@ -1,3 +1,4 @@
+import csv
 import dataclasses
 import html.parser
 import io
@@ -8,9 +9,20 @@ import re
 import numpy as np
 import pytest
 import rich.console
+import written
 from matplotlib.image import imread
 
-from experiments import compare, figures, records, report, results, table
+from experiments import __main__ as command
+from experiments import (
+    compare,
+    exports,
+    figures,
+    records,
+    report,
+    results,
+    sheets,
+    table,
+)
 from experiments.significance import Difference, Time
 
 NAMES = ["conv1", "conv2", "head"]
@@ -101,7 +113,7 @@ def page(recorded):
 class Page(html.parser.HTMLParser):
     """Collects what a page would load, its ids, and the tags that it left open."""
 
-    EMPTY = ("meta", "img", "br", "link", "hr")
+    EMPTY = ("meta", "img", "br", "link", "hr", "input")
 
     def __init__(self, text):
         super().__init__()
@@ -141,31 +153,31 @@ def test_no_two_elements_share_an_id_and_references_lead_somewhere(built):
     assert references <= set(parsed.ids)
 
 
-def section(recorded):
-    """The results in HTML, without the figures, which take their time."""
+def tables(recorded):
+    """The tables, without the figures, which take their time."""
     caveats = report.caveats(recorded)
-    return results.section(recorded.config, report.rows(recorded), bool(caveats))
+    return sheets.sheets(recorded.config, report.rows(recorded), bool(caveats))
 
 
-def lines(recorded, heading):
-    """The cells of the table under a heading, by policy."""
-    below = section(recorded).split(f"<h2>{heading}</h2>")[1].split("<h2>")[0]
-    found = re.findall(r"<tr><td>(.*?)</tr>", below, re.S)
-    cells = [re.findall(r"(?:^|<td[^>]*>)(.*?)</td>", line, re.S) for line in found]
-    return {policy: rest for policy, *rest in cells}
+def lines(recorded, title):
+    """The cells of the table with a title, by policy."""
+    (sheet,) = (sheet for sheet in tables(recorded) if sheet.title == title)
+    return {policy: cells for policy, *cells in sheet.lines}
 
 
 def test_the_page_says_that_it_is_a_demonstration(built):
     assert "A demonstration, not evidence" in page(built)
     assert "Demonstration: no verdict" in page(built)
-    assert section(built) in page(built)
+    for sheet in tables(built):
+        assert results.section([sheet]) in page(built)
     for heading in ("How good in the end", "How fast"):
         said = {policy: cells[-1] for policy, cells in lines(built, heading).items()}
         assert said.pop("uniform") == "–"
         assert set(said.values()) == {"demonstration"}
 
 
-def test_enough_seeds_on_the_whole_set_bring_verdicts_on_each_question(tmp_path):
+def five_seeds(folder, **expects):
+    """A study in which early-first is better by 10 points, and not faster."""
     policies = ("uniform", "early-first")
     noise = (0.001, -0.001, 0.002, -0.002, 0.0)
     runs = [
@@ -173,13 +185,34 @@ def test_enough_seeds_on_the_whole_set_bring_verdicts_on_each_question(tmp_path)
         for policy in policies
         for seed in range(5)
     ]
-    recorded = study(tmp_path, runs, policies, seeds=5, source="cifar10")
-    assert "emonstration" not in section(recorded)
-    _, _, difference, p, verdict = lines(recorded, "How good in the end")["early-first"]
-    assert difference == "+10.0 (+9.8 to +10.2)"
-    assert (p, verdict) == ("&lt; 0.001", "higher")
-    _, difference, p, verdict = lines(recorded, "How fast")["early-first"]
-    assert (difference, p, verdict) == ("+0.0", "1.000", "undecided")
+    recorded = study(folder, runs, policies, seeds=5, source="cifar10")
+    if expects:
+        recorded.config["policies"]["early-first"]["expects"] = expects
+    return recorded
+
+
+def test_enough_seeds_on_the_whole_set_bring_verdicts_on_each_question(tmp_path):
+    recorded = five_seeds(tmp_path)
+    assert "emonstration" not in results.section(tables(recorded))
+    n, _, difference, *said = lines(recorded, "How good in the end")["early-first"]
+    assert (n, difference) == ("5", "+10.0 (+9.8 to +10.2)")
+    assert said == ["< 0.001", "higher"]
+    _, _, *said = lines(recorded, "How fast")["early-first"]
+    assert said == ["+0.0", "1.000", "undecided"]
+
+
+def test_the_page_begins_with_what_was_expected_and_what_came(tmp_path):
+    recorded = five_seeds(tmp_path, accuracy="lower", speed="same")
+    first, *_ = tables(recorded)
+    assert first.lines == (
+        ("uniform", EARLY, "baseline", "baseline"),
+        (
+            *("early-first", EARLY),
+            *("contradicted\nexpected: lower", "supported\nexpected: same"),
+        ),
+    )
+    _, _, *said = lines(recorded, "How good in the end")["early-first"]
+    assert said[-1] == "contradicted"
 
 
 def test_what_diverged_brings_no_verdict(tmp_path):
@@ -219,14 +252,14 @@ def test_the_page_tells_how_to_run_it_again(built):
 def test_marks_are_told_in_steps_images_and_seconds(built):
     reached, missed, _ = lines(built, "How long to an accuracy")["uniform"]
     assert reached == "32 steps\n1,024 images\n0.3 s"
-    assert missed == "&gt; 64 steps\n&gt; 2,048 images\n&gt; 0.6 s\n(0/2)"
+    assert missed == "> 64 steps\n> 2,048 images\n> 0.6 s\n(0/2)"
 
 
 def test_diverged_runs_are_shown_and_never_reach_a_mark(built):
     assert "1 of 2 diverged" in page(built)
     reached, missed, _ = lines(built, "How long to an accuracy")["early-first"]
     assert reached.endswith("(1/2)")
-    assert missed.startswith("&gt; 64 steps")
+    assert missed.startswith("> 64 steps")
 
 
 def test_every_figure_says_what_it_shows(built):
@@ -249,11 +282,15 @@ def test_figures_take_their_ink_from_the_page(built):
 
 def test_plots_hold_a_picture_for_each_policy(built):
     plots = built.folder / "plots"
-    expected = {"curves.png", *(f"{policy}.png" for policy in POLICIES)}
+    names = ("curves", *POLICIES)
+    expected = {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
     assert {path.name for path in plots.iterdir()} == expected
     picture = imread(plots / "early-first.png")
     assert picture[..., :3].std() > 0.05
     assert (picture[0, 0, :3] == 1).all()
+    drawing = (plots / "early-first.svg").read_text()
+    assert drawing.startswith("<svg ")
+    assert figures.INK in drawing
 
 
 def test_the_summary_holds_the_table(built):
@@ -265,10 +302,12 @@ def test_the_summary_holds_the_table(built):
     assert len(summary["caveats"]) == 2
 
 
-def test_building_again_gives_the_same_page(built):
-    before = page(built)
-    report.build(built)
-    assert page(built) == before
+def test_building_again_gives_the_same_page(tmp_path):
+    recorded = study(tmp_path, [events("uniform", 0)], ("uniform",))
+    report.build(recorded)
+    before = page(recorded)
+    report.build(recorded)
+    assert page(recorded) == before
 
 
 def test_a_study_cut_short_still_has_a_report(tmp_path):
@@ -310,62 +349,6 @@ def test_the_words_for_a_policy_come_from_its_records(tmp_path):
     assert "Frozen for a part of the run: 1 of 3 layers." in text
     assert "Test accuracy after the last step: 50.0 %." in text
     assert "Mean validation accuracy over the run: 35.0 %." in text
-
-
-def test_the_heat_map_holds_the_multipliers_layer_by_step():
-    steps, values = np.array([10, 20]), np.array([[2.0, 1.0, 0.0], [0.5, 1.0, 0.25]])
-    drawn = figures.figure(
-        lambda axes: figures.draw_multipliers(axes, steps, values, NAMES)
-    )
-    mesh = drawn.axes[0].collections[0].get_array()
-    np.testing.assert_array_equal(mesh.filled(99), [[1, -1], [0, 0], [99, -2]])
-    assert drawn.axes[0].yaxis_inverted()
-    assert "frozen" in drawn.axes[0].get_title("left")
-
-
-def test_realised_rates_break_off_where_a_layer_is_frozen():
-    steps, rates = np.array([10, 20]), np.array([[0.1, 0.2, 0.0], [0.01, 0.02, 0.03]])
-    drawn = figures.figure(lambda axes: figures.draw_rates(axes, steps, rates, NAMES))
-    axes = drawn.axes[0]
-    assert axes.get_yscale() == "log"
-    np.testing.assert_array_equal(axes.get_lines()[2].get_ydata(), [np.nan, 0.03])
-
-
-def test_rates_that_are_all_zero_can_be_drawn():
-    zeros = np.zeros((2, 3))
-    drawn = figures.figure(
-        lambda axes: figures.draw_rates(axes, np.array([1, 2]), zeros, NAMES)
-    )
-    assert figures.svg(drawn, "a", "nothing").startswith("<svg")
-
-
-def test_curves_show_the_mean_and_mark_a_seed_that_ended_early():
-    steps = np.array([10.0, 20.0])
-    curves = {"uniform": (steps, np.array([[1.0, 3.0], [2.0, np.nan]]))}
-    drawn = figures.figure(lambda axes: figures.draw_curves(axes, curves, "t", "q"))
-    line, cross = drawn.axes[0].get_lines()
-    np.testing.assert_array_equal(line.get_ydata(), [1.5, 3.0])
-    assert (cross.get_xdata(), cross.get_ydata()) == ([10.0], [2.0])
-
-
-@pytest.mark.parametrize("count", [1, 3, 110])
-def test_few_and_many_layers_have_legible_ticks(count):
-    names = [f"layer{i}" for i in range(count)]
-    values = np.ones((2, count))
-    drawn = figures.figure(
-        lambda axes: figures.draw_multipliers(axes, np.array([1, 2]), values, names)
-    )
-    labels = [label.get_text() for label in drawn.axes[0].get_yticklabels()]
-    assert labels[0] == names[0]
-    assert labels[-1] == names[-1]
-    assert len(labels) <= 14
-
-
-def test_an_id_prefix_keeps_figures_apart_and_text_is_escaped():
-    drawn = figures.figure(lambda axes: axes.set_title("a < b"))
-    text = figures.svg(drawn, "left", 'says "x" & y')
-    assert 'aria-label="says &quot;x&quot; &amp; y"' in text
-    assert all(found.startswith("left-") for found in re.findall(r' id="([^"]+)', text))
 
 
 def rows(recorded):
@@ -456,5 +439,102 @@ def test_the_summary_is_of_the_shape_that_the_schema_promises(tmp_path):
         events(p, seed, status=statuses[seed]) for p in POLICIES for seed in (0, 1, 2)
     ]
     runs += [events(p, seed, test=0.4) for p in POLICIES[:2] for seed in (3, 4, 5)]
-    report.build(study(tmp_path, runs, seeds=6))
-    records.read_json(tmp_path / "summary.json", "summary")
+    told = report.Study(study(tmp_path, runs, seeds=6)).summary
+    records.check(records.plain(told), "summary", "summary.json")
+
+
+def test_tables_are_left_behind_as_markdown_and_numbers(built):
+    text = (built.folder / "report.md").read_text()
+    assert "| early-first | 1 | 50.0 (1 of 2 diverged) | +0.0 | – |" in text
+    assert "demonstration<br>expected: open" in text
+    with (built.folder / "tables.csv").open() as file:
+        uniform, *others = csv.DictReader(file)
+    assert (uniform["study"], uniform["accuracy_difference"]) == ("demo", "")
+    assert float(uniform["accuracy_mean"]) == pytest.approx(0.505)
+    assert uniform["steps_to_90_percent_censored"] == "True"
+    assert len(others) == 3
+
+
+def test_numbers_hold_what_was_expected_and_the_interval(tmp_path):
+    told = report.Study(five_seeds(tmp_path, accuracy="higher"))
+    _, early = csv.DictReader(io.StringIO(exports.table({"demo": told.summary})))
+    assert early["accuracy_expected"] == "higher"
+    assert early["accuracy_verdict"] == "supported"
+    assert float(early["accuracy_difference"]) == pytest.approx(0.1)
+    assert 0.09 < float(early["accuracy_low"]) < 0.1 < float(early["accuracy_high"])
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_terminal_shows_what_was_expected_and_what_came(width, tmp_path):
+    console = rich.console.Console(width=width, file=io.StringIO())
+    console.print(report.outcomes(five_seeds(tmp_path, accuracy="lower")))
+    text = console.file.getvalue()
+    assert max(map(len, text.splitlines())) <= width
+    assert "contradicted" in text
+    assert "expected: lower" in text
+    assert "…" not in text
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """A study of one policy whose layers were measured, and of one that was not."""
+    nothing = [None] * 5
+    layers = {
+        "kind": "layers",
+        **dict(policy="uniform", seed=0, images=0, seconds=0.0),
+        "gradient_norm": [1.0, 0.5, None],
+        "update_ratio": [1e-3, 0.0, None],
+        "step_quantiles": [[0.0, 0.1, 0.2, 0.3, 0.4], [0.0] * 5, nothing],
+        "rotation": [0.0, 0.1, None],
+    }
+    at = [layers | {"step": step} for step in (0, 10)]
+    runs = [[*at, *events("uniform", 0)], events("early-first", 0)]
+    recorded = study(tmp_path_factory.mktemp("measured"), runs, POLICIES[::2])
+    report.build(recorded)
+    return recorded
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        *("gradient norm of uniform", "update to weight of uniform"),
+        *("rotation since the start of uniform", "step sizes in conv1 of uniform"),
+    ],
+)
+def test_what_was_measured_on_layers_is_drawn_where_it_was(what, measured):
+    assert f'aria-label="{what}' in page(measured)
+    assert what.replace("of uniform", "of early-first") not in page(measured)
+
+
+def test_several_studies_are_joined_in_one_page(tmp_path, built):
+    other = study(tmp_path / "b", [events("uniform", 0)], ("uniform",), name="other")
+    path = report.join([built, other], tmp_path / "out")
+    parsed = Page(path.read_text())
+    assert parsed.open == []
+    assert len(set(parsed.ids)) == len(parsed.ids)
+    assert all(link.startswith(("#", "data:")) for link in parsed.loaded)
+    joined, *_ = re.findall(r"<tbody>.*?</tbody>", path.read_text(), re.S)
+    assert re.findall(r'data-label="study">(\w+)<', joined) == ["demo"] * 4 + ["other"]
+    with (tmp_path / "out" / "joined.csv").open() as file:
+        assert [row["study"] for row in csv.DictReader(file)] == ["demo"] * 4 + [
+            "other"
+        ]
+    assert "| uniform | other |" in (tmp_path / "out" / "joined.md").read_text()
+
+
+def test_studies_of_one_name_cannot_be_told_apart(built, tmp_path):
+    with pytest.raises(ValueError, match="expected studies with different names"):
+        report.join([built, built], tmp_path)
+
+
+def test_the_command_joins_several_folders_and_refuses_out_for_one(tmp_path, capsys):
+    about = written.CONFIG | {"name": "other"}
+    a = written.study(tmp_path / "a", [written.TRAIN, written.END])
+    b = written.study(tmp_path / "b", [written.TRAIN, written.END], about)
+    out = str(tmp_path / "out")
+    assert command.main(["report", str(a), "--out", out]) == command.REFUSED
+    assert "several folders" in capsys.readouterr().err
+    assert command.main(["report", str(a), str(b), "--out", out]) == 0
+    made = [a / "report.html", b / "report.html", tmp_path / "out" / "joined.html"]
+    assert capsys.readouterr().out.split() == [str(path) for path in made]
+    assert all(path.exists() for path in made)

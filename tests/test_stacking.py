@@ -68,7 +68,7 @@ def assert_alike(found, expected, rtol=SAME):
                     assert event[field] == other[field]
 
 
-# ---------------------------------------------------------------------- states as one
+# ----- states as one
 
 
 def state(seed, step=7):
@@ -90,7 +90,9 @@ def state(seed, step=7):
 def bits(tree):
     leaves, structure = jax.tree.flatten(tree)
     data = [
-        jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+        jax.random.key_data(x)
+        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+        else x
         for x in leaves
     ]
     return structure, [(x.dtype, x.shape, np.asarray(x).tobytes()) for x in data]
@@ -131,14 +133,15 @@ def test_a_step_for_stacked_states_is_the_step_of_each():
         np.testing.assert_array_equal(one.order, before.order)
 
 
-# ------------------------------------------------------------------- the size that pays
+# ----- the size that pays
 
 
 @pytest.mark.parametrize(
     ("speeds", "most", "smallest", "size", "tried"),
     [
         ({1: 2, 2: 4, 4: 8, 8: 16}, 8, 1, 8, [1, 2, 4, 8]),  # all of them pay
-        ({1: 2, 2: 4, 4: 8}, 7, 1, 4, [1, 2, 4]),  # there are not eight
+        ({1: 2, 2: 4, 4: 8, 7: 14}, 7, 1, 7, [1, 2, 4, 7]),  # there are no eight
+        ({1: 2, 2: 4, 3: 4.1}, 3, 1, 2, [1, 2, 3]),
         ({1: 10, 2: 10.9}, 8, 1, 1, [1, 2]),  # too little
         ({1: 10, 2: 11.1, 4: 12, 8: 99}, 8, 1, 2, [1, 2, 4]),  # no more from there on
         ({1: 10, 2: 5, 4: 40}, 8, 1, 1, [1, 2]),
@@ -147,6 +150,7 @@ def test_a_step_for_stacked_states_is_the_step_of_each():
         ({1: 10}, 1, 1, 1, [1]),  # nothing to stack
         ({1: 1, 4: 4, 8: 8}, 8, 4, 8, [1, 4, 8]),  # on four devices
         ({1: 1, 4: 4, 8: 4.1}, 9, 4, 4, [1, 4, 8]),
+        ({1: 1, 3: 3}, 3, 8, 3, [1, 3]),  # fewer than the devices
     ],
 )
 def test_a_stack_grows_for_as_long_as_that_pays(speeds, most, smallest, size, tried):
@@ -167,7 +171,7 @@ def test_an_error_that_is_not_the_devices_is_not_taken_for_a_full_memory():
         stacking.size_that_pays(speed, 4)
 
 
-# ------------------------------------------------------------------------ trained at once
+# ----- trained at once
 
 
 def test_schedules_find_at_once_what_they_find_alone(single, trainer):
@@ -197,9 +201,15 @@ def test_a_stack_in_which_all_diverge_ends_there(trainer):
 
 
 def test_the_seconds_of_a_stack_are_shared_out(monkeypatch, trainer):
-    trainer.like(POLICIES["uniform"], 3)
-    ticks = itertools.count()  # one tick from the begin of every step to its end
-    monkeypatch.setattr(time, "perf_counter", lambda: float(next(ticks)))
+    trainer.compile(POLICIES["uniform"], 3)
+    now, wait = [0.0], jax.block_until_ready
+
+    def waited(state):
+        now[0] += 1  # a second passes whenever a step is waited for
+        return wait(state)
+
+    monkeypatch.setattr(jax, "block_until_ready", waited)
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     for events in at_once(trainer, members(SCHEDULES)):
         for event in events:
             assert event["seconds"] == pytest.approx(event["step"] / 3)
@@ -243,7 +253,7 @@ def test_three_runs_on_two_devices_find_what_they_find_alone(single):
     assert_alike(at_once(trainer, members(("uniform",))), expected[:1])
 
 
-# --------------------------------------------------------------------------- checkpoints
+# ----- checkpoints
 
 
 class Interrupted(Journal):
@@ -264,7 +274,7 @@ def in_folders(trainer, folder, policies, size):
         with contextlib.ExitStack() as stack:
             runs = []
             for name in names:
-                like = trainer.like(POLICIES[name], len(names))
+                like = trainer.like(POLICIES[name])
                 journal = Interrupted(folder / name, like, 0, pytest.fail)
                 stack.enter_context(journal)
                 runs.append(train.Member(POLICIES[name], 0, journal))
@@ -296,7 +306,7 @@ def test_a_stack_that_goes_on_ends_as_if_it_had_not_stopped(trainer, tmp_path):
     assert in_folders(trainer, tmp_path, SCHEDULES, 3) == expected
 
 
-# -------------------------------------------------------------------------------- groups
+# ----- groups
 
 
 def test_groups_keep_the_order_and_hold_one_kind_only():
@@ -330,7 +340,7 @@ def test_runs_are_of_one_kind_if_they_share_program_and_phases(single):
     assert len({kinds[name] for name in others}) == len(others)
 
 
-# ------------------------------------------------------------------------- whole studies
+# ----- whole studies
 
 
 @pytest.fixture

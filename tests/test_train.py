@@ -1,9 +1,7 @@
 import contextlib
 import dataclasses
 import math
-from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -272,31 +270,9 @@ def test_many_steps_a_call_train_as_one_step_a_call_does(monkeypatch, trainer):
         assert line["accuracy"] == pytest.approx(accuracy)
 
 
-def test_a_cpu_is_given_one_step_a_call_and_an_accelerator_all(monkeypatch):
-    for backend, expected in [("cpu", 1), ("gpu", 64), ("tpu", 64)]:
-        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
-        assert compiling.steps_per_call(64) == expected
-
-
 def test_data_of_another_size_are_refused_before_anything_compiles():
     config = dataclasses.replace(CONFIG, validation=1_890)
     with pytest.raises(
         cifar.DataError, match=r"expected the 110 training images.*got 100"
     ):
         train.Trainer(config, dataset())
-
-
-def test_the_compilation_cache_stands_in_the_users_cache_folder(monkeypatch, tmp_path):
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    try:
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-        compiling.use_compilation_cache()
-        assert Path(jax.config.jax_compilation_cache_dir).is_relative_to(tmp_path)
-        monkeypatch.delenv("XDG_CACHE_HOME")
-        compiling.use_compilation_cache()
-        expected = Path.home() / ".cache" / "optax_llr"
-        assert Path(jax.config.jax_compilation_cache_dir).is_relative_to(expected)
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)

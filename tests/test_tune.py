@@ -490,19 +490,19 @@ class TestPlots:
         drawn = {path.name for path in (tmp_path / "plots").iterdir()}
         assert drawn == {"cascade-importance.png", "cascade-parallel.png"}
 
-    def test_too_few_trials_are_said(self, tmp_path):
-        (line,) = tune_figures.write(made_study("cascade", [0.5] * 9), tmp_path)
-        assert "9 trials" in line
-        assert list(tmp_path.iterdir()) == []
-
-    def test_equal_trials_are_said(self, tmp_path):
-        (line,) = tune_figures.write(made_study("cascade", [0.5] * 12), tmp_path)
-        assert "equally accurate" in line
-
-    def test_one_number_alone_needs_no_plot(self, tmp_path):
-        study = made_study("uniform", [0.5] * 20, numbers=("rate",))
-        assert tune_figures.write(study, tmp_path) == []
-        assert list(tmp_path.iterdir()) == []
+    @pytest.mark.parametrize(
+        ("accuracies", "numbers", "said"),
+        [
+            ([0.5] * 9, ("rate", "last"), ["9 trials came to an end, of 10 needed"]),
+            ([0.5] * 12, ("rate", "last"), ["all trials were equally accurate"]),
+            (range(20), ("rate",), []),
+        ],
+    )
+    def test_what_cannot_be_drawn_is_said(self, tmp_path, accuracies, numbers, said):
+        study = made_study("cascade", accuracies, numbers)
+        lines = tune_figures.write(study, tmp_path / "plots")
+        assert lines == [f"no plots, as {reason}" for reason in said]
+        assert not (tmp_path / "plots").exists()
 
 
 TINY = (

@@ -102,6 +102,66 @@ def test_a_diverged_run_forbids_a_verdict_on_those_left_over():
     assert verdicts.verdict(row(HIGHER, broken_pairs=1), "accuracy", False) == "none"
 
 
+def over(low, high):
+    """A difference with this interval, in points."""
+    low, high = low / 100, high / 100
+    return Difference(5, (low + high) / 2, (low, high), p=0.5, p_holm=0.9)
+
+
+@pytest.mark.parametrize(
+    ("expected", "interval", "said"),
+    [
+        ("higher", (0.1, 0.3), "supported"),
+        ("higher", (-0.3, -0.1), "contradicted"),
+        ("higher", (-0.1, 0.3), "undecided"),
+        ("lower", (-0.3, -0.1), "supported"),
+        ("lower", (0.1, 0.3), "contradicted"),
+        ("lower", (-0.3, 0.1), "undecided"),
+        ("same", (-0.4, 0.4), "supported"),
+        ("same", (0.1, 0.3), "supported"),  # clear of 0, and still too small to matter
+        ("same", (0.6, 1.0), "contradicted"),
+        ("same", (-1.0, -0.6), "contradicted"),
+        ("same", (0.1, 0.6), "undecided"),
+        ("same", (-1.0, 1.0), "undecided"),
+    ],
+)
+def test_an_expectation_is_judged_by_where_the_whole_interval_lies(
+    expected, interval, said
+):
+    told = row(over(*interval))
+    assert verdicts.verdict(told, "accuracy", False, expected) == said
+
+
+@pytest.mark.parametrize(
+    ("expected", "said"),
+    [("same", "supported"), ("higher", "contradicted"), ("lower", "contradicted")],
+)
+def test_pairs_that_do_not_differ_at_all_are_the_same(expected, said):
+    none = Difference(5, 0.0, p=1.0, p_holm=1.0)
+    assert verdicts.verdict(row(none), "accuracy", False, expected) == said
+
+
+@pytest.mark.parametrize(
+    ("told", "demonstration", "said"),
+    [
+        (row(over(0.1, 0.3)), True, "demonstration"),
+        (row(over(0.1, 0.3), broken_pairs=1), False, "none"),
+        (row(FEW), False, "none"),
+        (row(policy="uniform"), False, None),
+    ],
+)
+def test_no_expectation_is_judged_where_verdicts_are_withheld(
+    told, demonstration, said
+):
+    assert verdicts.verdict(told, "accuracy", demonstration, "higher") == said
+
+
+def test_an_expectation_that_was_not_written_down_is_open():
+    assert verdicts.expected({}, "accuracy") == "open"
+    assert verdicts.expected({"expects": {"speed": "lower"}}, "accuracy") == "open"
+    assert verdicts.expected({"expects": {"speed": "lower"}}, "speed") == "lower"
+
+
 def test_a_demonstration_has_no_verdict_whatever_the_numbers():
     assert verdicts.verdict(row(HIGHER), "accuracy", True) == "demonstration"
 
@@ -116,8 +176,8 @@ def test_the_summary_is_strict_json_and_holds_all_of_both_questions():
     never = Time(float("inf"), True)
     mark = Mark(0.4, 5, 2, Time(100, True), Time(3200, True), never)
     told = [row(policy="uniform"), row(HIGHER, speed=FEW, marks=(mark,))]
-    summary = records.plain(verdicts.summary(told, []))
-    assert summary["tuning"].startswith("none")
+    summary = records.plain(verdicts.summary(told, [], {"uniform": {}, "a": {}}, {}))
+    assert summary["tuning"].startswith("No learning rate was tuned")
     assert summary["questions"] == {
         "accuracy": "test accuracy after the last step",
         "speed": "mean validation accuracy over the run",
@@ -136,6 +196,7 @@ def test_the_summary_is_strict_json_and_holds_all_of_both_questions():
         "n": 5,
         "mean": 0.5,
         "deviation": 0.0,
+        "expected": "open",
         "verdict": "higher",
     }
     assert other["answers"]["speed"]["verdict"] == "none"
@@ -144,6 +205,7 @@ def test_the_summary_is_strict_json_and_holds_all_of_both_questions():
 
 
 def test_the_summary_of_a_demonstration_says_so_and_why():
-    summary = verdicts.summary([row(HIGHER)], ["few"])
+    summary = verdicts.summary([row(HIGHER)], ["few"], {"a": {}}, {"a.rate": 0.5})
+    assert "a.rate 0.5" in summary["tuning"]
     assert summary["caveats"] == ["few"]
     assert summary["rows"][0]["answers"]["accuracy"]["verdict"] == "demonstration"

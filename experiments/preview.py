@@ -1,0 +1,197 @@
+"""What a policy will do to each layer, drawn before anything is trained."""
+
+import shutil
+import sys
+import textwrap
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from matplotlib.axes import Axes
+
+import optax_llr
+from optax_llr import Layers, Phase
+
+from . import figures, models
+from .compiling import policy_tables
+from .config import CLASSES, IMAGE_SIDE, Config
+from .optimizers import rotating, scheduled
+from .policies import configured
+from .program import Tables
+
+DPI = 130
+AROUND = 8
+"""Lines of the terminal beside those of layers and phases, the next prompt included."""
+BLOCKS = ".▁▂▃▄▅▆▇█"
+DIGITS = ".12345678"  # where the terminal has no blocks
+
+
+class Preview(NamedTuple):
+    """A run under a policy, as far as it is known before."""
+
+    layers: Layers
+    tables: Tables  # the global rate and the multipliers of every step
+    phases: tuple[Phase, ...]  # by which layers are frozen
+
+
+def run(policy: str, config: Config) -> int:
+    """Draws what a policy will do, and prints it in short.
+
+    Args:
+        policy: its name, one of `config.policies`.
+        config: a valid configuration; no data are read.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        ValueError: the policy measures its multipliers, a number is not one of its
+            own, or it freezes all layers at once.
+        OSError: the figure cannot be written.
+    """
+    shown = foresee(policy, config)
+    path = config.out / f"preview-{policy}-{config.model}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw(shown, path)
+    layers, total = len(shown.layers), config.total_steps
+    print(f"{policy} on {config.model}: {layers} layers, {total:,} steps\n")
+    width, height = shutil.get_terminal_size()
+    print(text(shown, width, height, sys.stdout.encoding or "ascii"))
+    print(f"\nFigure: {path}")
+    return 0
+
+
+def foresee(policy: str, config: Config) -> Preview:
+    """The layers, tables and phases of a run.
+
+    Raises:
+        ValueError: as for `run`.
+    """
+    asked = configured(config)[policy]
+    if asked.layering not in (scheduled, rotating):
+        raise ValueError(
+            f"preview: the multipliers of {policy!r} are measured while it trains, and "
+            "not known before; `python -m experiments study --policies uniform "
+            f"{policy} --seeds 1` records and draws them"
+        )
+    layers = layers_of(config)
+    tables = policy_tables(asked, config, layers)
+    total = config.total_steps
+    shortest = max(1, round(config.shortest_phase * total))
+    multipliers = optax_llr.table(tables.multipliers)
+    phases = optax_llr.freeze_phases(layers, multipliers, total, shortest)
+    return Preview(layers, tables, phases)
+
+
+def layers_of(config: Config) -> Layers:
+    """The layers of a model, without weights and without a data set."""
+    classes, dtype = CLASSES[config.source], jnp.dtype(config.dtype)
+    model = nnx.eval_shape(
+        lambda: models.make(config.model, classes, nnx.Rngs(0), dtype, config.norm)
+    )
+    model.eval()
+    graph, params, statistics = nnx.split(model, nnx.Param, ...)
+    return optax_llr.trace_layers(
+        lambda params, statistics, x: nnx.merge(graph, params, statistics)(x),
+        params,
+        statistics,
+        jax.ShapeDtypeStruct((config.batch_size, IMAGE_SIDE, IMAGE_SIDE, 3), dtype),
+    )
+
+
+def draw(shown: Preview, path: Path) -> None:
+    """Writes the heat map of the multipliers beside the realised rates, as PNG."""
+    names, multipliers = shown.layers.names, np.asarray(shown.tables.multipliers)
+    taken = figures.thinned(len(multipliers))
+    drawn = multipliers[taken]
+    rates = np.asarray(shown.tables.rate)[taken, None] * drawn
+    steps = taken + 1  # done, once a row of the tables was used
+    page = figures.figure(
+        partial(_multipliers, shown.phases, steps, drawn, names),
+        partial(figures.draw_rates, steps=steps, values=rates, names=names),
+    )
+    page.savefig(path, dpi=DPI, facecolor="white")
+
+
+def _multipliers(
+    phases: Sequence[Phase],
+    steps: np.ndarray,
+    values: np.ndarray,
+    names: Sequence[str],
+    axes: Axes,
+) -> None:
+    figures.draw_multipliers(axes, steps, values, names)
+    for phase in phases[1:]:
+        axes.axvline(phase.start, color=figures.INK, linewidth=0.8, linestyle=":")
+    if len(phases) > 1:
+        axes.set_xlabel("optimizer steps; dotted: another phase")
+
+
+def text(shown: Preview, width: int, height: int, encoding: str) -> str:
+    """The multipliers over time, a line for each layer, or for some of many.
+
+    Args:
+        shown: what is to be shown.
+        width: of the terminal, in characters.
+        height: of the terminal, in lines; the layers take what phases leave of it.
+        encoding: of the terminal; digits stand in for blocks that it does not have.
+
+    Returns:
+        Lines without a final newline.
+    """
+    rates, multipliers = map(np.asarray, shown.tables)
+    most = multipliers.max()
+    blocks = _known(encoding)
+    legend = f"{blocks[-1]} is multiplier {most:.3g}, a dot is 0 (frozen)"
+    phases = _phases(shown, width)
+    rows = max(2, height - len(phases) - AROUND)
+    names = shown.layers.names
+    chosen = np.unique(np.linspace(0, len(names) - 1, min(rows, len(names))).round())
+    lines = {names[i]: multipliers[:, i] / most for i in chosen.astype(int)}
+    if left_out := len(names) - len(lines):
+        legend += f"; {left_out} more layers between those shown"
+    margin = max(len(name) for name in ("global rate", *lines))
+    columns = min(len(rates), max(10, width - margin - 2))
+    taken = np.linspace(0, len(rates) - 1, columns).round().astype(int)
+    bars = {"global rate": rates / rates.max(), **lines}
+    return "\n".join(
+        [
+            legend,
+            *(
+                f"{name:<{margin}}  {bar(values[taken], blocks)}"
+                for name, values in bars.items()
+            ),
+            *phases,
+        ]
+    )
+
+
+def bar(shares: np.ndarray, blocks: str) -> str:
+    """A character for each share in [0, 1]: the first for exactly 0, then eighths."""
+    eighths = np.where(shares > 0, (8 * shares).round().clip(1, 8), 0)
+    return "".join(blocks[i] for i in eighths.astype(int))
+
+
+def _known(encoding: str) -> str:
+    """The characters of a bar that an encoding has."""
+    try:
+        BLOCKS.encode(encoding)
+    except UnicodeEncodeError:
+        return DIGITS
+    return BLOCKS
+
+
+def _phases(shown: Preview, width: int) -> list[str]:
+    """How many layers are frozen when, phase by phase; nothing where none ever is."""
+    frozen = [len(phase.names) for phase in shown.phases]
+    if not any(frozen):
+        return []
+    first, *later = zip(frozen, shown.phases, strict=True)
+    said = f"frozen and not computed: {first[0]} of {len(shown.layers)} layers at first"
+    said += "".join(f", {count} from step {phase.start:,}" for count, phase in later)
+    return textwrap.wrap(said, width)
