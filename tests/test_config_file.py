@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -15,7 +16,8 @@ def written(tmp_path, value):
 
 def test_fields_that_are_not_named_are_the_demo_s(tmp_path):
     path = written(tmp_path, {"model": "vgg5", "seeds": 3, "epochs": 2})
-    assert config_file.read(path) == Config(model="vgg5", seeds=3, epochs=2.0)
+    expected = dataclasses.replace(PRESETS["demo"], model="vgg5", seeds=3, epochs=2.0)
+    assert config_file.read(path) == expected
     assert config_file.read(written(tmp_path, {})) == PRESETS["demo"]
 
 
