@@ -77,63 +77,51 @@ def main(arguments: Sequence[str]) -> int:
                 )
     except shell.Stop as stop:
         return stop.status
-    except OSError as error:  # a file or folder that cannot be read or written
+    except (ValueError, OSError) as error:  # the latter: of a file or folder
         return _refuse(error)
 
 
 def _study(arguments: Sequence[str]) -> int:
-    try:
-        config = _parse("study", arguments, lambda config: config)
-        validate(config)
-        from . import hosts, study
+    config = _parse("study", arguments, lambda config: config)
+    validate(config)
+    from . import hosts, study
 
-        if config.distributed:
-            hosts.join()
-        dataset = _prepare(config)
-        if not hosts.lead():
-            return study.follow(config, dataset)
-        return study.run(config, dataset, _command("study", arguments))
-    except ValueError as error:
-        return _refuse(error)
+    if config.distributed:
+        hosts.join()
+    dataset = _prepare(config)
+    if not hosts.lead():
+        return study.follow(config, dataset)
+    return study.run(config, dataset, _command("study", arguments))
 
 
 def _tune(arguments: Sequence[str]) -> int:
-    try:
-        asked = _parse("tune", arguments, search.Search)
-        search.validate(asked)
-        dataset = _prepare(asked.config)
-        from . import tune
+    asked = _parse("tune", arguments, search.Search)
+    search.validate(asked)
+    dataset = _prepare(asked.config)
+    from . import tune
 
-        return tune.run(asked, dataset, _command("tune", arguments))
-    except ValueError as error:
-        return _refuse(error)
+    return tune.run(asked, dataset, _command("tune", arguments))
 
 
 def _find(arguments: Sequence[str]) -> int:
-    try:
-        asked = _parse("find", arguments, find.Find)
-        find.validate(asked)
-        dataset = _prepare(asked.config)
-        from . import finding
+    asked = _parse("find", arguments, find.Find)
+    find.validate(asked)
+    dataset = _prepare(asked.config)
+    from . import finding
 
-        return finding.run(asked, dataset, _command("find", arguments))
-    except ValueError as error:
-        return _refuse(error)
+    return finding.run(asked, dataset, _command("find", arguments))
 
 
 def _preview(policy: str, arguments: Sequence[str]) -> int:
-    try:
-        config = _parse(f"preview {policy}", arguments, lambda config: config)
-        # The controls, which a valid configuration holds; those asked for play no part.
-        control = CONTROLS.get(policy, "uniform")
-        policies = tuple(dict.fromkeys(("uniform", control, policy)))
-        config = dataclasses.replace(config, policies=policies)
-        validate(config)
-        from . import preview
+    config = _parse(f"preview {policy}", arguments, lambda config: config)
+    # The controls, which a valid configuration holds; those asked for play no part.
+    control = CONTROLS.get(policy, "uniform")
+    policies = tuple(dict.fromkeys(("uniform", control, policy)))
+    config = dataclasses.replace(config, policies=policies)
+    validate(config)
+    from . import preview
 
-        return preview.run(policy, config)
-    except ValueError as error:
-        return _refuse(error)
+    return preview.run(policy, config)
 
 
 def _parse(
@@ -202,14 +190,11 @@ def _report(folders: Sequence[str], out: str) -> int:
 
     if len(folders) == 1 and out != folders[0]:
         return _refuse("--out is for the joined report of several folders; got one")
-    try:
-        recorded = [records.read(Path(folder)) for folder in folders]
-        for study in recorded:
-            print(report.build(study))
-        if len(recorded) > 1:
-            print(report.join(recorded, Path(out)))
-    except ValueError as error:
-        return _refuse(error)
+    recorded = [records.read(Path(folder)) for folder in folders]
+    for study in recorded:
+        print(report.build(study))
+    if len(recorded) > 1:
+        print(report.join(recorded, Path(out)))
     return 0
 
 
