@@ -18,6 +18,7 @@ import optax_llr
 from optax_llr import Layers, Phase
 
 from . import figures, models
+from .blocks import bar, known
 from .compiling import policy_tables
 from .config import CLASSES, IMAGE_SIDE, Config
 from .optimizers import rotating, scheduled
@@ -27,8 +28,6 @@ from .program import Tables
 DPI = 130
 AROUND = 8
 """Lines of the terminal beside those of layers and phases, the next prompt included."""
-BLOCKS = ".▁▂▃▄▅▆▇█"
-DIGITS = ".12345678"  # where the terminal has no blocks
 
 
 class Preview(NamedTuple):
@@ -61,7 +60,7 @@ def run(policy: str, config: Config) -> int:
     layers, total = len(shown.layers), config.total_steps
     print(f"{policy} on {config.model}: {layers} layers, {total:,} steps\n")
     width, height = shutil.get_terminal_size()
-    print(text(shown, width, height, sys.stdout.encoding or "ascii"))
+    print(text(shown, width, height, sys.stdout.encoding))
     print(f"\nFigure: {path}")
     return 0
 
@@ -132,7 +131,7 @@ def _multipliers(
         axes.set_xlabel("optimizer steps; dotted: another phase")
 
 
-def text(shown: Preview, width: int, height: int, encoding: str) -> str:
+def text(shown: Preview, width: int, height: int, encoding: str | None) -> str:
     """The multipliers over time, a line for each layer, or for some of many.
 
     Args:
@@ -146,7 +145,7 @@ def text(shown: Preview, width: int, height: int, encoding: str) -> str:
     """
     rates, multipliers = map(np.asarray, shown.tables)
     most = multipliers.max()
-    blocks = _known(encoding)
+    blocks = known(encoding)
     legend = f"{blocks[-1]} is multiplier {most:.3g}, a dot is 0 (frozen)"
     phases = _phases(shown, width)
     rows = max(2, height - len(phases) - AROUND)
@@ -169,21 +168,6 @@ def text(shown: Preview, width: int, height: int, encoding: str) -> str:
             *phases,
         ]
     )
-
-
-def bar(shares: np.ndarray, blocks: str) -> str:
-    """A character for each share in [0, 1]: the first for exactly 0, then eighths."""
-    eighths = np.where(shares > 0, (8 * shares).round().clip(1, 8), 0)
-    return "".join(blocks[i] for i in eighths.astype(int))
-
-
-def _known(encoding: str) -> str:
-    """The characters of a bar that an encoding has."""
-    try:
-        BLOCKS.encode(encoding)
-    except UnicodeEncodeError:
-        return DIGITS
-    return BLOCKS
 
 
 def _phases(shown: Preview, width: int) -> list[str]:

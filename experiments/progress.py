@@ -1,10 +1,17 @@
 """One live line for a run on the terminal."""
 
+import sys
+from collections.abc import Sequence
 from typing import Self
 
+import numpy as np
 import tqdm
 
+from .blocks import bar, known
 from .records import Event
+
+MOST_LAYERS = 16
+"""Of more, some are shown: the first, the last, and between them evenly."""
 
 
 class Progress:
@@ -28,6 +35,7 @@ class Progress:
         if event["kind"] == "train" and event["loss"] is not None:
             self._shown["loss"] = f"loss {event['loss']:.2f}"
             self._shown["speed"] = f"{event['images'] / event['seconds']:,.0f} images/s"
+            self._shown["layers"] = _layers(event["multipliers"])
         elif event["kind"] == "validation" and event["accuracy"] is not None:
             self._shown["accuracy"] = f"val {100 * event['accuracy']:.1f} %"
         self._bar.set_postfix_str(", ".join(self._shown.values()), refresh=False)
@@ -38,3 +46,10 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
+
+
+def _layers(multipliers: Sequence[float]) -> str:
+    """Multipliers in forward order, as blocks by the largest; a dot for frozen."""
+    chosen = np.linspace(0, len(multipliers) - 1, min(MOST_LAYERS, len(multipliers)))
+    shown = np.array(multipliers)[chosen.round().astype(int)]
+    return bar(shown / max(shown.max(), 1e-9), known(sys.stderr.encoding))

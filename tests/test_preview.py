@@ -82,12 +82,6 @@ def test_numbers_of_a_configuration_count():
     assert shown.tables.multipliers[0, 0] == 3.0
 
 
-def test_bars_are_eighths_of_the_largest_and_a_dot_is_frozen():
-    shares = np.array([0, 0.001, 0.125, 0.5, 0.999, 1])
-    assert preview.bar(shares, preview.BLOCKS) == ".▁▁▄██"
-    assert preview.bar(shares, preview.DIGITS) == ".11488"
-
-
 def test_bars_run_from_the_first_step_to_the_last():
     over_time = np.linspace(1, 2, 500)
     over_time[:7], over_time[-1] = 0, 4
