@@ -95,10 +95,10 @@ class Run:
         self.write(
             "layers",
             step,
-            gradient_norm=found.gradient_norm,
-            update_ratio=found.update_ratio,
-            step_quantiles=found.step_quantiles,
-            rotation=found.rotation,
+            gradient_norm=found.gradient_norm.tolist(),
+            update_ratio=found.update_ratio.tolist(),
+            step_quantiles=found.step_quantiles.tolist(),
+            rotation=found.rotation.tolist(),
         )
 
     def validated(self, step: int, loss: float, accuracy: float) -> None:

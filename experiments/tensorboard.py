@@ -73,6 +73,12 @@ class TensorBoard:
                 "test/loss": event["test_loss"],
                 "test/accuracy": event["test_accuracy"],
             }
+        if kind == "layers":
+            return {
+                f"{field}/{name}": value
+                for field in ("gradient_norm", "update_ratio", "rotation")
+                for name, value in zip(self._layers, event[field], strict=True)
+            }
         curves = {f"{kind}/{name}": event[name] for name in ("loss", "accuracy")}
         if kind == "train":
             multipliers = zip(self._layers, event["multipliers"], strict=True)

@@ -52,10 +52,14 @@ def metrics(out):
 
 
 def wait_for_progress(process, out):
-    """Until the metrics have grown beyond where they were, or it has ended."""
-    before, deadline = sum(map(len, metrics(out).values())), time.monotonic() + PATIENCE
+    """Until more training is recorded than was, or it has ended."""
+
+    def trained():
+        return sum(lines.count(b'"kind": "train"') for lines in metrics(out).values())
+
+    before, deadline = trained(), time.monotonic() + PATIENCE
     while process.poll() is None and time.monotonic() < deadline:
-        if sum(map(len, metrics(out).values())) > before:
+        if trained() > before:
             return
         time.sleep(0.01)
 

@@ -45,6 +45,20 @@ def curves(folder):
     }
 
 
+def test_what_the_layers_do_becomes_a_curve_for_each(tmp_path):
+    measured = {"gradient_norm": [1.0, 2.0], "update_ratio": [0.5, math.nan]}
+    event = {"kind": "layers", "step": 4, **measured, "rotation": [0.0, 0.25]}
+    with TensorBoard(tmp_path, 0, LAYERS) as board:
+        board.write(event)
+    assert curves(tmp_path) == {
+        "gradient_norm/Conv_0": [(4, 1.0)],
+        "gradient_norm/blocks/0/Dense_1": [(4, 2.0)],
+        "update_ratio/Conv_0": [(4, 0.5)],
+        "rotation/Conv_0": [(4, 0.0)],
+        "rotation/blocks/0/Dense_1": [(4, 0.25)],
+    }
+
+
 def test_numbers_of_a_run_become_curves_over_its_steps(tmp_path):
     with TensorBoard(tmp_path, 0, LAYERS) as board:
         board.write(train(10, 2.5))

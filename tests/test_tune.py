@@ -555,7 +555,7 @@ def test_workers_share_a_search_though_one_is_killed_and_one_is_stopped(tmp_path
         workers[1].send_signal(signal.SIGTERM)
         stopped, err = workers[1].communicate(timeout=600)
         assert (workers[1].returncode, err) == (143, "")
-        assert "Stopped by SIGTERM" in stopped
+        assert "Stopped by SIGTERM" in stopped or not stopped  # it was still starting
         printed = [finished(worker) for worker in workers[2:]]
     finally:
         for worker in workers:
