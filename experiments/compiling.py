@@ -76,7 +76,8 @@ class Compiler:
         """Takes what is trained on, and a batch to evaluate, as they are laid out."""
         self._config, self._devices = config, devices
         self._train, self._batch = train, batch
-        divided = devices.divided if config.stack == 1 else None
+        divide = config.stack == 1 and devices.count > 1
+        divided = devices.divided if divide else None
         self._program = functools.cache(
             lambda layering: Program(config, dataset, layering, divided)
         )

@@ -11,7 +11,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import (
+    AxisType,
+    NamedSharding,
+    PartitionSpec,
+    Sharding,
+    SingleDeviceSharding,
+)
 
 from .config import Config
 
@@ -46,6 +52,11 @@ class Devices:
                 f"batch_size must be divisible by the number of devices, {self.count}; "
                 f"got {config.batch_size}"
             )
+        self.divided: Sharding
+        self.everywhere: Sharding
+        self.divided = self.everywhere = SingleDeviceSharding(available[0])
+        if self.count == 1:  # older JAX cannot stack convolutions where there is a mesh
+            return
         mesh = jax.make_mesh(
             (self.count,),
             (AXIS,),
@@ -55,7 +66,7 @@ class Devices:
         self.divided = NamedSharding(mesh, PartitionSpec(AXIS))
         self.everywhere = NamedSharding(mesh, PartitionSpec())
 
-    def put(self, array: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    def put(self, array: np.ndarray, sharding: Sharding) -> jax.Array:
         """Lays out an array; of several processes each moves only its own part.
 
         One that is divided is filled up with zeros to what can be.
