@@ -26,7 +26,7 @@ from experiments.policies import POLICIES, Policy
 PLANS = (POLICIES["uniform-cosine"], policy(power=3, t0=0.5))
 
 
-class Seen(train.Forgetful):
+class Seen(running.Forgetful):
     """Shows evaluations, so that one sees it live."""
 
     def write(self, event: running.Event) -> None:

@@ -84,7 +84,9 @@ class Compiler:
         self.layers = self._program(scheduled).layers
         keep = functools.lru_cache(maxsize=MOST_KEPT)
         self.tables = keep(lambda policy: policy_tables(policy, config, self.layers))
-        self.phases = keep(self._phases)
+        self.phases = keep(
+            lambda policy: policy_phases(self.tables(policy), config, self.layers)
+        )
         self.stages = keep(self._stages)
         self.program = functools.cache(self._compile)
         self.like = functools.cache(
@@ -94,17 +96,9 @@ class Compiler:
         )
         self.steps = keep(self._compile_steps)
 
-    def _phases(self, policy: Policy) -> tuple[Phase, ...]:
-        """Of a run under a policy, by which layers are frozen."""
-        total = self._config.total_steps
-        multipliers = optax_llr.table(self.tables(policy).multipliers)
-        shortest = max(1, round(self._config.shortest_phase * total))
-        return tuple(optax_llr.freeze_phases(self.layers, multipliers, total, shortest))
-
     def _stages(self, policy: Policy, size: int) -> list[Stage]:
         """The phases of a run under a policy, compiled."""
-        layers = len(self.layers)
-        whole = Phase(self.layers, 0, 1, (False,) * layers, (0,) * layers)
+        (whole,) = optax_llr.freeze_phases(self.layers, np.ones(len(self.layers)), 1)
         stages: list[Stage] = []
         for phase in self.phases(policy):
             stepping = self.steps(policy.layering, size, phase.key)
@@ -123,7 +117,7 @@ class Compiler:
         like = self.like(layering)
         states = stacking.layout(self._devices, size)
         together = stacking.shapes(like, size)
-        told = self._devices.everywhere if size == 1 else self._devices.divided
+        told = stacking.rows(self._devices, size)
         params, statistics = evaluated(together)
         measure = None
         if self._config.measurements:
@@ -201,9 +195,7 @@ class Compiler:
             if isinstance(argument, Images)
             else stacking.layout(self._devices, size)
             if axes is stacking.AXES
-            else self._devices.everywhere
-            if size == 1
-            else self._devices.divided
+            else stacking.rows(self._devices, size)
             for argument, axes in zip(given, in_axes, strict=True)
         )
         if size > 1:
@@ -251,6 +243,14 @@ def policy_tables(policy: Policy, config: Config, layers: Layers) -> Tables:
         )
 
     return jax.device_get(evaluate(jnp.arange(total)))
+
+
+def policy_phases(tables: Tables, config: Config, layers: Layers) -> tuple[Phase, ...]:
+    """The phases of a run under these tables, by which layers are frozen."""
+    total = config.total_steps
+    shortest = max(1, round(config.shortest_phase * total))
+    multipliers = optax_llr.table(tables.multipliers)
+    return tuple(optax_llr.freeze_phases(layers, multipliers, total, shortest))
 
 
 def use_compilation_cache() -> None:

@@ -6,6 +6,7 @@ does on one device, sums apart, which are taken in another order. Where several 
 trained at once, the runs are divided instead.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -52,27 +53,14 @@ class Devices:
                 f"batch_size must be divisible by the number of devices, {self.count}; "
                 f"got {config.batch_size}"
             )
-        self.divided: Sharding
-        self.everywhere: Sharding
-        self.divided = self.everywhere = SingleDeviceSharding(available[0])
-        if self.count == 1:  # older JAX cannot stack convolutions where there is a mesh
-            return
-        mesh = jax.make_mesh(
-            (self.count,),
-            (AXIS,),
-            axis_types=(AxisType.Auto,),
-            devices=available[: self.count],
-        )
-        self.divided = NamedSharding(mesh, PartitionSpec(AXIS))
-        self.everywhere = NamedSharding(mesh, PartitionSpec())
+        self.divided, self.everywhere = _layouts(available[: self.count])
 
     def put(self, array: np.ndarray, sharding: Sharding) -> jax.Array:
         """Lays out an array; of several processes each moves only its own part.
 
         One that is divided is filled up with zeros to what can be.
         """
-        if sharding is self.divided:
-            fill = -len(array) % self.count
+        if sharding is self.divided and (fill := -len(array) % self.count):
             array = np.pad(array, [(0, fill), *[(0, 0)] * (array.ndim - 1)])
         return jax.make_array_from_callback(
             array.shape, sharding, lambda part: array[part]
@@ -90,3 +78,14 @@ class Devices:
             return jax.random.wrap_key_data(self.put(data, self.everywhere))
 
         return jax.tree.map(put, tree)
+
+
+def _layouts(devices: Sequence[Any]) -> tuple[Sharding, Sharding]:
+    """Divided, and everywhere; of one device they are the same."""
+    if len(devices) == 1:  # older JAX cannot stack convolutions where there is a mesh
+        alone = SingleDeviceSharding(devices[0])
+        return alone, alone
+    axis_types = (AxisType.Auto,)
+    mesh = jax.make_mesh((len(devices),), (AXIS,), axis_types, devices=devices)
+    divided, everywhere = PartitionSpec(AXIS), PartitionSpec()
+    return NamedSharding(mesh, divided), NamedSharding(mesh, everywhere)

@@ -17,10 +17,13 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
+from matplotlib.collections import QuadMesh
 from matplotlib.colors import ListedColormap, LogNorm, NoNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
+
+from .evenly import evenly
 
 INK = "#1b1e23"
 FROZEN = "#80868f"
@@ -37,6 +40,7 @@ PALETTE = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9")
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)))
 MARKERS = "os^Dv"
 MOST_IN_A_COLUMN = 14
+MOST_TICKS = 14
 FONT = 'font-family="DejaVu Sans, sans-serif"'
 NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 OF = "of:"  # before the name of a policy, in the id of what is drawn for it
@@ -84,7 +88,7 @@ def pens_for(names: Iterable[str]) -> dict[str, Pen]:
 
 def thinned(count: int) -> np.ndarray:
     """Which of so many points to draw: all, or some evenly spaced, first and last."""
-    return np.unique(np.linspace(0, count - 1, min(count, POINTS)).round().astype(int))
+    return evenly(count, POINTS)
 
 
 def figure(*panels: Panel) -> Figure:
@@ -117,26 +121,10 @@ def draw_multipliers(
         names: the L layers, in forward order.
     """
     edges = np.concatenate([[0], steps])
-    colours = matplotlib.colormaps["PuOr_r"].with_extremes(bad=FROZEN)
     logs = np.log2(np.where(values > 0, values, np.nan))
-    mesh = axes.pcolormesh(
-        edges,
-        np.arange(len(names) + 1) - 0.5,
-        np.ma.masked_invalid(logs.T),
-        cmap=colours,
-        vmin=-OCTAVES,
-        vmax=OCTAVES,
-        rasterized=True,
-    )
-    axes.invert_yaxis()
-    axes.grid(False)
-    axes.set_yticks(*_few(names))
+    mesh = _layer_mesh(axes, edges, logs, names, "PuOr_r", Normalize(-OCTAVES, OCTAVES))
     frozen = "; grey: frozen" if (values == 0).any() else ""
-    axes.set(
-        title=f"multiplier of the global rate{frozen}",
-        ylabel="layer",
-    )
-    _against(axes)
+    axes.set_title(f"multiplier of the global rate{frozen}")
     bar = axes.figure.colorbar(mesh, ax=axes, extend="both")
     bar.set_ticks([-2, -1, 0, 1, 2], labels=["¼", "½", "1", "2", "4"])
 
@@ -216,20 +204,10 @@ def draw_layer_map(
     last = steps[-1] - steps[-2] if len(steps) > 1 else 1
     known = drawn[np.isfinite(drawn)] if np.isfinite(drawn).any() else np.ones(1)
     norm = (LogNorm if scale == "log" else Normalize)(known.min(), known.max())
-    mesh = axes.pcolormesh(
-        np.append(steps, steps[-1] + last),
-        np.arange(len(names) + 1) - 0.5,
-        np.ma.masked_invalid(drawn.T),
-        cmap=matplotlib.colormaps["cividis"].with_extremes(bad=FROZEN),
-        norm=norm,
-        rasterized=True,
-    )
-    axes.invert_yaxis()
-    axes.grid(False)
-    axes.set_yticks(*_few(names))
+    edges = np.append(steps, steps[-1] + last)
+    mesh = _layer_mesh(axes, edges, drawn, names, "cividis", norm)
     nothing = "" if np.isfinite(drawn).all() else "; grey: 0 or none"
-    axes.set(title=f"{title}{nothing}", ylabel="layer")
-    _against(axes)
+    axes.set_title(f"{title}{nothing}")
     bar = axes.figure.colorbar(mesh, ax=axes, label=quantity)
     _few_ticks(bar.ax, drawn)
 
@@ -448,6 +426,31 @@ def _lean(text: str) -> str:
     return re.sub(r"\s*\n\s*", "\n", text)
 
 
+def _layer_mesh(
+    axes: Axes,
+    edges: np.ndarray,
+    values: np.ndarray,
+    names: Sequence[str],
+    colours: str,
+    norm: Normalize,
+) -> QuadMesh:
+    """A cell for each layer and time, the first layer on top; grey for NaN."""
+    mesh = axes.pcolormesh(
+        edges,
+        np.arange(len(names) + 1) - 0.5,
+        np.ma.masked_invalid(values.T),
+        cmap=matplotlib.colormaps[colours].with_extremes(bad=FROZEN),
+        norm=norm,
+        rasterized=True,
+    )
+    axes.invert_yaxis()
+    axes.grid(False)
+    axes.set_yticks(*_few(names))
+    axes.set_ylabel("layer")
+    _against(axes)
+    return mesh
+
+
 def _few_ticks(axes: Axes, values: np.ndarray) -> None:
     """No ticks between powers of ten where these alone are enough."""
     known = values[np.isfinite(values)]
@@ -468,5 +471,5 @@ def _drawable(values: np.ndarray, scale: str) -> np.ndarray:
 
 def _few(names: Sequence[str]) -> tuple[list[int], list[str]]:
     """Ticks for all of a few layers, or some of many, with the first and the last."""
-    shown = sorted({int(i) for i in np.linspace(0, len(names) - 1, 14).round()})
+    shown = [int(i) for i in evenly(len(names), MOST_TICKS)]
     return shown, [names[i] for i in shown]

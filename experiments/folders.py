@@ -73,16 +73,20 @@ def check_begun(folder: Path, asked: Mapping[str, Any]) -> None:
         return
     begun = read_json(path, "study")
     before, now = (_deciding(config) for config in (begun, plain(asked)))
-    differing = [
-        f"{field} is {_short(now[field])}, was {_short(before.get(field))}"
-        for field in now
-        if now[field] != before.get(field)
-    ]
-    if differing:
+    if differing := differences(before, now):
         raise ValueError(
             f"{str(folder)!r} was begun with another configuration: "
             f"{'; '.join(differing)}. Give the same to go on with it, or another --name"
         )
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What is now asked for otherwise, field by field."""
+    return [
+        f"{field} is {_short(now[field])}, was {_short(before.get(field))}"
+        for field in now
+        if now[field] != before.get(field)
+    ]
 
 
 def begin(folder: Path, asked: Mapping[str, Any]) -> None:

@@ -22,7 +22,7 @@ from jax.experimental import multihost_utils
 
 from . import checkpoint, shell
 from .journal import Journal
-from .running import Event
+from .running import Forgetful
 
 State = TypeVar("State")
 
@@ -155,16 +155,13 @@ class Leading(Journal[Any]):
             raise StopTogether(signal.SIGTERM)
 
 
-class Following:
-    """The journal of another process: keeps nothing."""
+class Following(Forgetful):
+    """The journal of another process: leaves all that to the first one."""
 
     def __init__(self, start: tuple[Any, float] | None, together: int):
         """Takes where the run starts."""
         self.start = start
         self._together = together
-
-    def write(self, event: Event) -> None:
-        """Leaves it to the first process."""
 
     def due(self, step: int) -> bool:
         """Never; but a signal to any process ends the run here."""
@@ -172,9 +169,3 @@ class Following:
             any_is(True)  # waits until the first process has made its checkpoint
             raise StopTogether(signal.SIGTERM)
         return False
-
-    def save(self, step: int, state: Any, seconds: float) -> None:
-        """Leaves it to the first process."""
-
-    def rest(self) -> None:
-        """Nothing was saved."""

@@ -8,22 +8,19 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from matplotlib.axes import Axes
 
-import optax_llr
 from optax_llr import Layers, Phase
 
-from . import figures, models
+from . import figures
 from .blocks import bar, known
-from .compiling import policy_tables
-from .config import CLASSES, IMAGE_SIDE, Config
+from .compiling import policy_phases, policy_tables
+from .config import CLASSES, Config
+from .evenly import evenly
 from .optimizers import rotating, scheduled
 from .policies import configured
-from .program import Tables
+from .program import Tables, abstract
 
 DPI = 130
 AROUND = 8
@@ -78,29 +75,9 @@ def foresee(policy: str, config: Config) -> Preview:
             "not known before; `python -m experiments study --policies uniform "
             f"{policy} --seeds 1` records and draws them"
         )
-    layers = layers_of(config)
+    layers = abstract(config, CLASSES[config.source]).layers
     tables = policy_tables(asked, config, layers)
-    total = config.total_steps
-    shortest = max(1, round(config.shortest_phase * total))
-    multipliers = optax_llr.table(tables.multipliers)
-    phases = optax_llr.freeze_phases(layers, multipliers, total, shortest)
-    return Preview(layers, tables, phases)
-
-
-def layers_of(config: Config) -> Layers:
-    """The layers of a model, without weights and without a data set."""
-    classes, dtype = CLASSES[config.source], jnp.dtype(config.dtype)
-    model = nnx.eval_shape(
-        lambda: models.make(config.model, classes, nnx.Rngs(0), dtype, config.norm)
-    )
-    model.eval()
-    graph, params, statistics = nnx.split(model, nnx.Param, ...)
-    return optax_llr.trace_layers(
-        lambda params, statistics, x: nnx.merge(graph, params, statistics)(x),
-        params,
-        statistics,
-        jax.ShapeDtypeStruct((config.batch_size, IMAGE_SIDE, IMAGE_SIDE, 3), dtype),
-    )
+    return Preview(layers, tables, policy_phases(tables, config, layers))
 
 
 def draw(shown: Preview, path: Path) -> None:
@@ -150,13 +127,12 @@ def text(shown: Preview, width: int, height: int, encoding: str | None) -> str:
     phases = _phases(shown, width)
     rows = max(2, height - len(phases) - AROUND)
     names = shown.layers.names
-    chosen = np.unique(np.linspace(0, len(names) - 1, min(rows, len(names))).round())
-    lines = {names[i]: multipliers[:, i] / most for i in chosen.astype(int)}
+    chosen = evenly(len(names), rows)
+    lines = {names[i]: multipliers[:, i] / most for i in chosen}
     if left_out := len(names) - len(lines):
         legend += f"; {left_out} more layers between those shown"
     margin = max(len(name) for name in ("global rate", *lines))
-    columns = min(len(rates), max(10, width - margin - 2))
-    taken = np.linspace(0, len(rates) - 1, columns).round().astype(int)
+    taken = evenly(len(rates), max(10, width - margin - 2))
     bars = {"global rate": rates / rates.max(), **lines}
     return "\n".join(
         [

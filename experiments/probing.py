@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from optax_llr import Phase
+from optax_llr import freeze_phases
 
 from . import shell, stacking
 from .compiling import policy_tables
@@ -99,7 +99,7 @@ class Probe:
             for begin in range(0, len(runs), size):
                 shell.check()
                 group = runs[begin : begin + size]
-                yield [*group, *[group[-1]] * (size - len(group))]
+                yield stacking.filled(group, size)
                 bar.update(len(group))
 
     def _stack(self, runs: int) -> int:
@@ -150,7 +150,7 @@ class Probe:
         """Step and loss, for so many runs at once."""
         program, layers = self._program, self.layers
         total = self._asked.config.total_steps
-        whole = Phase(layers, 0, 1, (False,) * len(layers), (0,) * len(layers))
+        (whole,) = freeze_phases(layers, np.ones(len(layers)), 1)
 
         def step(state: TrainState, data: Images, multipliers: jax.Array) -> TrainState:
             rows = jnp.broadcast_to(multipliers, (total, len(layers)))

@@ -7,6 +7,7 @@ which other layers are frozen. Runs of one seed start from the same weights and 
 same images in the same order, augmented alike.
 """
 
+import functools
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -17,10 +18,10 @@ from flax import nnx
 from jax.sharding import Sharding
 
 import optax_llr
-from optax_llr import LayerMeasures, Phase
+from optax_llr import LayerMeasures, Layers, Phase
 
 from .augment import augment, normalise
-from .config import Config
+from .config import IMAGE_SIDE, Config
 from .data import Dataset
 from .models import make
 from .optimizers import Layering, optimizer, scheduled
@@ -71,6 +72,29 @@ def evaluated(state: TrainState) -> tuple[Weights, Weights]:
     return state.average
 
 
+class Abstract(NamedTuple):
+    """A model without weights."""
+
+    training: nnx.GraphDef[Any]
+    inference: nnx.GraphDef[Any]
+    layers: Layers
+
+
+def abstract(config: Config, classes: int) -> Abstract:
+    """The model of a configuration, and its layers, read off what it computes."""
+    model = nnx.eval_shape(lambda: _make(config, classes, jax.random.key(0)))
+    training, params, statistics = nnx.split(model, nnx.Param, ...)
+    model.eval()
+    inference = nnx.graphdef(model)
+    images = jax.ShapeDtypeStruct(
+        (config.batch_size, IMAGE_SIDE, IMAGE_SIDE, 3), jnp.dtype(config.dtype)
+    )
+    layers = optax_llr.trace_layers(
+        functools.partial(infer, inference), params, statistics, images
+    )
+    return Abstract(training, inference, layers)
+
+
 class Program:
     """The pure functions that a study compiles.
 
@@ -90,20 +114,17 @@ class Program:
         self._classes = len(dataset.classes)
         self._mean, self._std = dataset.mean, dataset.std
         self._dtype = jnp.dtype(config.dtype)
-        model = nnx.eval_shape(lambda: self._model(jax.random.key(0)))
-        self._training, params, statistics = nnx.split(model, nnx.Param, ...)
-        model.eval()
-        self._inference = nnx.graphdef(model)
-        images = jax.ShapeDtypeStruct(
-            (config.batch_size, *dataset.train.images.shape[1:]), self._dtype
-        )
-        self.layers = optax_llr.trace_layers(self._infer, params, statistics, images)
+        model = abstract(config, self._classes)
+        self._training, self._inference = model.training, model.inference
+        self.layers = model.layers
         self._optimizer = optimizer(config, self.layers, layering)
 
     def initial(self, key: jax.Array) -> TrainState:
         """The state before the first step; the key fixes everything random in a run."""
         _, params, statistics = nnx.split(
-            self._model(jax.random.fold_in(key, WEIGHTS)), nnx.Param, ...
+            _make(self._config, self._classes, jax.random.fold_in(key, WEIGHTS)),
+            nnx.Param,
+            ...,
         )
         return TrainState(
             params=params,
@@ -172,7 +193,7 @@ class Program:
         The losses are those of true labels, not of smoothed ones.
         """
         images = normalise(batch.images, self._mean, self._std, self._dtype)
-        logits = self._infer(params, statistics, images)
+        logits = infer(self._inference, params, statistics, images)
         real = batch.labels >= 0
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
         correct = logits.argmax(-1) == batch.labels
@@ -223,20 +244,6 @@ class Program:
         """
         images = normalise(batch.images, self._mean, self._std, self._dtype)
         return self._loss(params, statistics, images, batch.labels)[0]
-
-    def _model(self, key: jax.Array) -> nnx.Module:
-        return make(
-            self._config.model,
-            self._classes,
-            nnx.Rngs(key),
-            self._dtype,
-            self._config.norm,
-        )
-
-    def _infer(
-        self, params: Weights, statistics: Weights, images: jax.Array
-    ) -> jax.Array:
-        return nnx.merge(self._inference, params, statistics)(images)
 
     def _loss(
         self,
@@ -304,6 +311,18 @@ class Program:
         if self._divided is None:
             return batch
         return jax.lax.with_sharding_constraint(batch, self._divided)
+
+
+def _make(config: Config, classes: int, key: jax.Array) -> nnx.Module:
+    dtype = jnp.dtype(config.dtype)
+    return make(config.model, classes, nnx.Rngs(key), dtype, config.norm)
+
+
+def infer(
+    graph: nnx.GraphDef[Any], params: Weights, statistics: Weights, images: jax.Array
+) -> jax.Array:
+    """What a model answers with these weights; images are normalised."""
+    return nnx.merge(graph, params, statistics)(images)
 
 
 def _key(key: jax.Array, use: int, count: jax.Array) -> jax.Array:

@@ -8,6 +8,7 @@ import numpy as np
 import tqdm
 
 from .blocks import bar, known
+from .evenly import evenly
 from .records import Event
 
 MOST_LAYERS = 16
@@ -50,6 +51,5 @@ class Progress:
 
 def _layers(multipliers: Sequence[float]) -> str:
     """Multipliers in forward order, as blocks by the largest; a dot for frozen."""
-    chosen = np.linspace(0, len(multipliers) - 1, min(MOST_LAYERS, len(multipliers)))
-    shown = np.array(multipliers)[chosen.round().astype(int)]
+    shown = np.array(multipliers)[evenly(len(multipliers), MOST_LAYERS)]
     return bar(shown / max(shown.max(), 1e-9), known(sys.stderr.encoding))

@@ -86,12 +86,18 @@ class Study:
     @functools.cached_property
     def rows(self) -> list[Row]:
         """Of its tables, one a policy."""
-        return rows(self.records)
+        config = self.records.config
+        about = config["policies"].items()
+        controls = {policy: words["control"] for policy, words in about}
+        return compare.rows(self.runs, config["marks"], controls)
 
     @functools.cached_property
     def caveats(self) -> list[str]:
         """Why it is a demonstration; empty if it may be evidence."""
-        return caveats(self.records)
+        config = self.records.config
+        planned = len(config["policies"]) * config["seeds"]
+        sessions = self.records.sessions
+        return verdicts.caveats(self.rows, config["source"], planned, sessions)
 
     @functools.cached_property
     def sheets(self) -> list[Sheet]:
@@ -108,8 +114,14 @@ class Study:
 
     @functools.cached_property
     def saved(self) -> dict[str, list[Saving]]:
-        """What frozen layers saved."""
-        return saved(self.records)
+        """What frozen layers saved, for each policy that freezes some."""
+        groups = compare.by_policy(self.runs)
+        found = {
+            row.policy: savings.savings(groups[row.policy], groups[row.control])
+            for row in self.rows
+            if row.policy in groups and row.control in groups
+        }
+        return {policy: rows for policy, rows in found.items() if rows}
 
     @functools.cached_property
     def pages(self) -> panels.Pages:
@@ -173,34 +185,9 @@ def join(several: Sequence[Records], folder: Path) -> Path:
     return folder / "joined.html"
 
 
-def rows(records: Records) -> list[Row]:
-    """The rows of a study's tables, one a policy."""
-    config = records.config
-    controls = {name: about["control"] for name, about in config["policies"].items()}
-    return compare.rows(compare.runs(records.events), config["marks"], controls)
-
-
-def saved(records: Records) -> dict[str, list[Saving]]:
-    """What frozen layers saved, for each policy that freezes some."""
-    groups = compare.by_policy(compare.runs(records.events))
-    found = {
-        row.policy: savings.savings(groups[row.policy], groups[row.control])
-        for row in rows(records)
-        if row.policy in groups and row.control in groups
-    }
-    return {policy: rows for policy, rows in found.items() if rows}
-
-
-def caveats(records: Records) -> list[str]:
-    """Why the study is a demonstration, not evidence; empty if it may be evidence."""
-    config = records.config
-    planned = len(config["policies"]) * config["seeds"]
-    return verdicts.caveats(rows(records), config["source"], planned, records.sessions)
-
-
-def outcomes(records: Records) -> rich.table.Table:
+def outcomes(study: Study) -> rich.table.Table:
     """What was expected of each policy, and what came, for the terminal."""
-    first, *_ = Study(records).sheets
+    first, *_ = study.sheets
     return table.listed(first.headings, first.lines)
 
 

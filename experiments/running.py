@@ -39,6 +39,26 @@ class Journal(Protocol):
         ...
 
 
+class Forgetful:
+    """A journal that keeps nothing."""
+
+    start: tuple[TrainState, float] | None = None
+
+    def write(self, event: Event) -> None:
+        """Forgets it."""
+
+    def due(self, step: int) -> bool:
+        """Never."""
+        del step
+        return False
+
+    def save(self, step: int, state: TrainState, seconds: float) -> None:
+        """Never asked for."""
+
+    def rest(self) -> None:
+        """Never asked for."""
+
+
 class Fetched(NamedTuple):
     """What is fetched from the device after some steps."""
 

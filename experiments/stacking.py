@@ -5,14 +5,16 @@ multipliers. All of them are at the same step.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Sharding
 
 from .devices import Devices
 from .program import TrainState
 
+Item = TypeVar("Item")
 AXES = TrainState._make([0] * len(TrainState._fields))._replace(step=None)
 """The axis of the run in each part of a stacked state; the step is one for all, so that
 what happens once an epoch stays a branch."""
@@ -26,6 +28,11 @@ def stacked(states: Sequence[TrainState]) -> TrainState:
     return joined._replace(step=states[0].step)
 
 
+def filled(items: Sequence[Item], size: int) -> list[Item]:
+    """So many: what is missing is the last one again."""
+    return [*items, *[items[-1]] * (size - len(items))]
+
+
 def member(state: TrainState, index: int) -> TrainState:
     """The state of one run."""
     one = jax.tree.map(lambda leaf: leaf[index], state._replace(step=None))
@@ -37,6 +44,11 @@ def shapes(like: TrainState, size: int) -> TrainState:
     if size == 1:
         return like
     return jax.eval_shape(stacked, [like] * size)
+
+
+def rows(devices: Devices, size: int) -> Sharding:
+    """How arrays with a row for each run lie, tables say; of one run, everywhere."""
+    return devices.everywhere if size == 1 else devices.divided
 
 
 def layout(devices: Devices, size: int) -> Any:

@@ -259,19 +259,16 @@ def _open(
 ) -> Journal[Any]:
     """The folder of a run, begun or gone on with."""
     folders.begin(run.folder, {**asked, "policy": run.policy.name, "seed": run.seed})
-    if hosts.are_many():
-        hosts.tell(hosts.Order(run.policy.name, run.seed))
     given = (
         run.folder,
         trainer.like(run.policy),
         config.checkpoint_seconds,
         lambda line: say(f"{run.name}: {line}"),
     )
-    if hosts.are_many():
-        journal = hosts.Leading(*given, config.record_every)
-    else:
-        journal = Journal(*given)
-    return journal
+    if not hosts.are_many():
+        return Journal(*given)
+    hosts.tell(hosts.Order(run.policy.name, run.seed))
+    return hosts.Leading(*given, config.record_every)
 
 
 def _train_group(
@@ -315,17 +312,16 @@ def _forget_checkpoints(run: _Run) -> None:
 def _end(folder: Path, console: rich.console.Console) -> None:
     """Summary, plots and report; the table on the terminal."""
     recorded = records.read(folder)
-    page = report.build(recorded)
-    rows = report.rows(recorded)
+    page, told = report.build(recorded), report.Study(recorded)
     policies = recorded.config["policies"]
     expectations = {name: about["expectation"] for name, about in policies.items()}
-    console.print(table.terminal(rows, recorded.config["marks"], expectations))
-    console.print(report.outcomes(recorded))
-    for policy, saved in report.saved(recorded).items():
+    console.print(table.terminal(told.rows, recorded.config["marks"], expectations))
+    console.print(report.outcomes(told))
+    for policy, saved in told.saved.items():
         console.print(table.saved(policy, saved))
-    if caveats := report.caveats(recorded):
+    if told.caveats:
         console.print(
-            f"A demonstration, not evidence: {'; '.join(caveats)}.", soft_wrap=True
+            f"A demonstration, not evidence: {'; '.join(told.caveats)}.", soft_wrap=True
         )
     console.print(f"Read on: {page}", soft_wrap=True)
 

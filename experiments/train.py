@@ -15,8 +15,8 @@ from .config import Config
 from .data import Dataset
 from .devices import Devices
 from .policies import POLICIES, Policy
-from .program import Images, Tables, TrainState, Weights, evaluated
-from .running import Event, Group, Journal, Run
+from .program import Images, Tables, TrainState, evaluated
+from .running import Event, Forgetful, Group, Journal, Run
 
 EVALUATION_BATCH = 200  # divides 400, 5,000 and 10,000
 PROBES = 5
@@ -146,6 +146,11 @@ class Trainer:
             for member in members
         ]
         states = [self._devices.put_everywhere(state) for state, _ in starts]
+        initial = None
+        if self._config.measurements:
+            # Made again, as a state is overwritten by its first step.
+            begun = [compiled.initial(np.uint32(member.seed)) for member in members]
+            initial = _as_one(begun, compiled, size).params
         runs = [
             Run(
                 policy=member.policy.name,
@@ -157,38 +162,23 @@ class Trainer:
             )
             for member, (_, seconds) in zip(members, starts, strict=True)
         ]
-        # What fills a group up is trained and forgotten.
-        states += states[-1:] * (size - len(states))
-        state = states[0] if size == 1 else compiled.stacked(states)
         return Group(
             runs=runs,
             size=size,
             compiled=compiled,
             stages=self._compiler.stages(policy, size),
-            state=state,
-            initial=self._initial(members, compiled, size),
+            state=_as_one(states, compiled, size),
+            initial=initial,
             step=int(states[0].step),
         )
-
-    def _initial(
-        self, members: Sequence[Member], compiled: Compiled, size: int
-    ) -> Weights | None:
-        """The weights that the runs began with, if anything asks for them."""
-        if not self._config.measurements:
-            return None
-        states = [compiled.initial(np.uint32(member.seed)) for member in members]
-        states += states[-1:] * (size - len(states))
-        return (states[0] if size == 1 else compiled.stacked(states)).params
 
     def _told(self, group: Group) -> Tables:
         """The tables of all runs, on the devices."""
         tables = [run.tables for run in group.runs]
-        if group.size == 1:
-            return self._devices.put_everywhere(tables[0])
-        tables += tables[-1:] * (group.size - len(tables))
-        return jax.device_put(
-            jax.tree.map(lambda *rows: np.stack(rows), *tables), self._devices.divided
-        )
+        if group.size > 1:
+            whole = stacking.filled(tables, group.size)
+            tables = [jax.tree.map(lambda *rows: np.stack(rows), *whole)]
+        return jax.device_put(tables[0], stacking.rows(self._devices, group.size))
 
     def _fit(self, group: Group) -> None:
         """Trains until every run has come to the end of its steps, or diverged."""
@@ -281,21 +271,6 @@ class Trainer:
         ]
 
 
-class Forgetful:
-    """A journal that keeps nothing."""
-
-    start: tuple[TrainState, float] | None = None
-
-    def write(self, event: Event) -> None:
-        """Forgets it."""
-
-    def due(self, step: int) -> bool:
-        """Never."""
-        del step
-        return False
-
-    def save(self, step: int, state: TrainState, seconds: float) -> None:
-        """Never asked for."""
-
-    def rest(self) -> None:
-        """Never asked for."""
+def _as_one(states: Sequence[TrainState], compiled: Compiled, size: int) -> TrainState:
+    """States as a program for so many takes them; what fills up will be forgotten."""
+    return states[0] if size == 1 else compiled.stacked(stacking.filled(states, size))

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from . import records, shell
 from .policies import Policy, configured
 from .progress import Progress
+from .running import Forgetful
 from .search import Search
 
 SEED = 1_000
@@ -131,7 +132,7 @@ class PolicySearch:
         return self.study.get_trials(deepcopy=False, states=states)
 
 
-class _Watched:
+class _Watched(Forgetful):
     """The journal of a trial, which keeps no records; ends it where it is behind.
 
     Attributes:
@@ -139,8 +140,6 @@ class _Watched:
         accuracy: of the last evaluation.
         status: pruned unless the run comes to an end, which may be diverged.
     """
-
-    start = None
 
     def __init__(self, trial: optuna.Trial, total_steps: int, progress: Progress):
         self.step, self.accuracy, self.status = 0, 0.0, "pruned"
@@ -168,9 +167,6 @@ class _Watched:
         """Whether a signal came."""
         del step
         return shell.asked()
-
-    def save(self, step: int, state: Any, seconds: float) -> None:
-        """Keeps nothing: a trial that is stopped begins again."""
 
     def rest(self) -> None:
         """Ends the trial for a signal."""

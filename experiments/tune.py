@@ -124,12 +124,7 @@ def _check_begun(
     if before is None:
         study.set_user_attr("versions", versions)
         study.set_user_attr("begun", asked)
-    elif before != asked:
-        differing = [
-            f"{field} is {asked.get(field)}, was {before.get(field)}"
-            for field in sorted(asked.keys() | before.keys())
-            if asked.get(field) != before.get(field)
-        ]
+    elif differing := folders.differences(before, asked):
         raise ValueError(
             f"the search {study.study_name!r} was begun otherwise: "
             f"{'; '.join(differing)}. Give the same to go on with it, or another --name"

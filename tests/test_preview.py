@@ -14,7 +14,7 @@ from PIL import Image
 import optax_llr
 from experiments import __main__ as command
 from experiments import compiling, data, preview, program
-from experiments.config import Config
+from experiments.config import CLASSES, Config
 from experiments.policies import POLICIES
 
 CONFIG = Config(policies=("uniform", "early-first", "uniform-cosine", "freezeout"))
@@ -62,7 +62,9 @@ def test_layers_are_those_of_the_study(changes):
     dataset = data.Dataset(
         *("any", sample, sample, sample, classes), *(np.ones(3, np.float32),) * 2, ""
     )
-    assert preview.layers_of(config) == program.Program(config, dataset).layers
+    assert program.abstract(config, CLASSES[config.source]).layers == (
+        program.Program(config, dataset).layers
+    )
 
 
 def test_tables_and_phases_are_those_of_the_run():

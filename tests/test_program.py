@@ -175,7 +175,7 @@ def test_labels_are_smoothed_in_training_and_true_in_evaluation(smoothing, image
     state = program.initial(jax.random.key(0))
     pixels = normalise(images.images, dataset().mean, dataset().std)
     weights = (state.params, state.statistics)
-    logits = np.asarray(jax.jit(program._infer)(*weights, pixels), float)
+    logits = np.asarray(programs.infer(program._inference, *weights, pixels), float)
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     true = log_p[np.arange(100), images.labels]
     smoothed = (1 - smoothing) * true + smoothing * log_p.mean(1)

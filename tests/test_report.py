@@ -155,8 +155,8 @@ def test_no_two_elements_share_an_id_and_references_lead_somewhere(built):
 
 def tables(recorded):
     """The tables, without the figures, which take their time."""
-    caveats = report.caveats(recorded)
-    return sheets.sheets(recorded.config, report.rows(recorded), bool(caveats))
+    caveats = report.Study(recorded).caveats
+    return sheets.sheets(recorded.config, report.Study(recorded).rows, bool(caveats))
 
 
 def lines(recorded, title):
@@ -236,7 +236,7 @@ def test_a_policy_that_anneals_is_compared_with_a_control_that_does(tmp_path):
     found = lines(recorded, "How good in the end")
     assert found["freezeout"][2] == "−3.0\nto uniform-cosine"
     assert found["uniform-cosine"][2] == "+5.0"
-    seen = report.describe(report.rows(recorded)[2], np.ones((1, 3)), NAMES)
+    seen = report.describe(report.Study(recorded).rows[2], np.ones((1, 3)), NAMES)
     assert "paired difference to uniform-cosine −3.0 points" in seen
 
 
@@ -352,7 +352,7 @@ def test_the_words_for_a_policy_come_from_its_records(tmp_path):
 
 
 def rows(recorded):
-    return report.rows(recorded)
+    return report.Study(recorded).rows
 
 
 def test_the_tables_put_figures_in_words(built):
@@ -467,7 +467,7 @@ def test_numbers_hold_what_was_expected_and_the_interval(tmp_path):
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_terminal_shows_what_was_expected_and_what_came(width, tmp_path):
     console = rich.console.Console(width=width, file=io.StringIO())
-    console.print(report.outcomes(five_seeds(tmp_path, accuracy="lower")))
+    console.print(report.outcomes(report.Study(five_seeds(tmp_path, accuracy="lower"))))
     text = console.file.getvalue()
     assert max(map(len, text.splitlines())) <= width
     assert "contradicted" in text

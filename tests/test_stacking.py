@@ -370,7 +370,7 @@ def test_a_stacked_study_is_reported_like_any_other(whole, tmp_path, capsys):
     capsys.readouterr()
     assert whole.keys() == {f"{name}-0" for name in SCHEDULES}
     recorded = records.read(tmp_path / "whole" / "demo")
-    rows = report.rows(recorded)
+    rows = report.Study(recorded).rows
     assert [(row.policy, row.n) for row in rows] == [(name, 1) for name in SCHEDULES]
     assert recorded.config["stack"] == 3
     for path in (tmp_path / "whole").glob("demo/*/env.json"):

@@ -110,7 +110,7 @@ def run(tmp_path, outcomes=None, make_trainer=None, **changes):
 
 
 def table(folder):
-    return {row.policy: row for row in report.rows(records.read(folder))}
+    return {row.policy: row for row in report.Study(records.read(folder)).rows}
 
 
 def test_every_policy_runs_under_every_seed(tmp_path):

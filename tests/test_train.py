@@ -242,8 +242,11 @@ def test_evaluation_agrees_with_numpy_on_every_image(trainer, program):
     test = dataset().test
     pixels = (test.images / 255.0 - cifar.CIFAR10.mean) / cifar.CIFAR10.std
     logits = np.asarray(
-        program._infer(
-            state.params, state.statistics, jnp.asarray(pixels, jnp.float32)
+        programs.infer(
+            program._inference,
+            state.params,
+            state.statistics,
+            jnp.asarray(pixels, jnp.float32),
         ),
         float,
     )

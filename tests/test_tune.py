@@ -374,8 +374,8 @@ def test_the_configuration_that_was_found_is_taken_by_a_study(tmp_path):
     [
         ({"rate": 0.05}, "rate is 0.05, was 0.02"),
         ({"search_seed": 1}, "search_seed is 1, was 0"),
-        ({"model": "vgg5", "epochs": 2}, "epochs is 2, was 1; model is vgg5, was"),
-        ({"numbers": {"uniform.rate": 0.05}}, "numbers is {'uniform.rate': 0.05}, was"),
+        ({"model": "vgg5", "epochs": 2}, 'model is "vgg5", was "cnn-shallow"; epochs'),
+        ({"numbers": {"uniform.rate": 0.05}}, 'numbers is {"uniform.rate": 0.05}, was'),
     ],
 )
 def test_a_search_that_was_begun_otherwise_is_refused(tmp_path, changes, said):
@@ -390,7 +390,7 @@ def test_other_data_are_refused(tmp_path):
     asked = searched(tmp_path, 1)
     run(asked)
     other = dataclasses.replace(dataset(), checksum="decaf")
-    with pytest.raises(ValueError, match="data is decaf, was c0ffee"):
+    with pytest.raises(ValueError, match='data is "decaf", was "c0ffee"'):
         tune.run(asked, other, COMMAND, make_trainer=FakeTrainer)
 
 
