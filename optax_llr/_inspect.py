@@ -24,7 +24,7 @@ def layer_multipliers(opt_state: PyTree, layers: Layers) -> dict[str, Any]:
     """The multipliers that the last step used, by layer name.
 
     Before the first step they are those of step 0. For logging; outside `jit` the
-    values are Python floats (arrays where the state has been `vmap`ped).
+    values are Python floats (arrays under `vmap`).
 
     Args:
         opt_state: an optimizer state with the state of one `scale_by_layer` of these

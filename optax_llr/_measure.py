@@ -55,8 +55,8 @@ def measure_layers(
       beside the weights;
     - `effective_rate`: :math:`\eta / \lVert w_l \rVert^2`, the rate that counts for
       weights in front of a norm, which are the same at any scale;
-    - `step_quantiles`: minimum, quartiles and maximum of :math:`|u_i| / \eta`: the step
-      sizes of Adam, say;
+    - `step_quantiles`: minimum, quartiles and maximum of
+      :math:`\lvert u_i \rvert / \eta`: the step sizes of Adam, say;
     - `gradient_cosine`: between the gradients of this step and the one before, near 1
       on a slope, below 0 across a valley;
     - `rotation`: how far the kernels have turned from their start, `layer_rotation`.
@@ -219,7 +219,7 @@ def gradient_faults(layers: Layers, gradients: PyTree) -> dict[str, str]:
         gradients: the gradients of a step.
 
     Returns:
-        For each layer at fault, by name and in forward order, what is wrong: elements
+        For each layer at fault, by name and in forward order, what is wrong, elements
         that are NaN or infinite, or all of them 0. Empty where all is well.
 
     Raises:

@@ -185,8 +185,8 @@ def layer_range_test(
 
     .. math::
 
-        \mu^{(l, m)} = (1, …, 1, m, 1, …, 1), \qquad
-        \Delta_{l, m} = \mathrm{loss}(\mu^{(l, m)}) - \mathrm{loss}(1, …, 1)
+        \mu^{(l, m)} = (1, \ldots, 1, m, 1, \ldots, 1), \qquad
+        \Delta_{l, m} = \mathrm{loss}(\mu^{(l, m)}) - \mathrm{loss}(1, \ldots, 1)
 
     It is Smith's range test with a multiplier of one layer in place of the global rate,
     and short runs from the same state in place of one run with a rising rate.

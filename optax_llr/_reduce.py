@@ -21,7 +21,7 @@ def layer_sum(
     r"""Sums a function of the elements of trees over each layer.
 
     .. math::
-        S_l = \sum_{i \in l} f(x_i, y_i, \dots)
+        S_l = \sum_{i \in l} f(x_i, y_i, \ldots)
 
     over all leaves of a layer, or its slices of stacked leaves. Computed in float32
     (or wider, where a leaf is wider). Real and imaginary parts of complex numbers are

@@ -30,7 +30,7 @@ def tail_exponent(every: Number, low: Number = 0.5, high: Number = 1.5) -> Rule:
     .. math::
         m_l = s_1 + (s_2 - s_1)
         \frac{\alpha_l - \min \alpha}{\max \alpha - \min \alpha}, \quad
-        \alpha_l = 1 + n \Big/ \sum_{j \ge i} \ln (\lambda_j / \lambda_i)
+        \alpha_l = 1 + n \Bigl/ \sum_{j \ge i} \ln (\lambda_j / \lambda_i)
 
     where λ are the squared singular values of the matrices of a layer in ascending
     order, N of them, i = ⌊N/2⌋ and n = N − i. A matrix is a leaf of two axes; of a leaf

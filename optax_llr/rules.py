@@ -83,13 +83,14 @@ def curvature(decay: Number = 0.9) -> Rule:
 
     .. math::
         m_l \leftarrow \rho \, m_l + (1 - \rho) \, m^*_l, \quad
-        m^*_l = m_l \frac{\sum_{i \in l} |u_i(t-1)|}{\sum_{i \in l} |u_i(t-1) - u_i(t)|}
+        m^*_l = m_l \frac{\sum_{i \in l} \lvert u_i(t-1) \rvert}
+        {\sum_{i \in l} \lvert u_i(t-1) - u_i(t) \rvert}
 
     Three points of the path of a layer give its curvature: between them it moved by
     :math:`m u(t-1)`, and it would have moved on by :math:`m u(t)`. For gradient descent
-    with rate η on :math:`½ h w^2` that makes :math:`η m^* = 1 / h` exactly. The source
-    measures one rate for the whole network and lets it start at 0.1, which is the m = 1
-    of `optax.sgd(0.1)`.
+    with rate η on :math:`\tfrac{1}{2} h w^2` that makes :math:`η m^* = 1 / h` exactly.
+    The source measures one rate for the whole network and lets it start at 0.1, which
+    is the m = 1 of `optax.sgd(0.1)`.
 
     No change at the first step, where a layer stands still, and where it moves on a
     straight line (the source then divides by 0). Momentum makes lines straighter, and

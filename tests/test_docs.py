@@ -1,0 +1,44 @@
+"""Holds the pages of docs/api against what the library makes public."""
+
+import ast
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import optax_llr
+
+ROOT = Path(__file__).parent.parent
+PAGES = (ROOT / "docs" / "api").glob("*.rst")
+INIT = ast.parse((ROOT / "optax_llr" / "__init__.py").read_text(encoding="utf-8"))
+
+DOCUMENTED = [
+    name
+    for page in PAGES
+    for name in re.findall(r"^\.\. auto\w+:: (\S+)$", page.read_text("utf-8"), re.M)
+]
+PUBLIC = [  # from ._module import name as name
+    alias.name
+    for node in INIT.body
+    for alias in getattr(node, "names", ())
+    if alias.name == alias.asname
+]
+RULES = [
+    name
+    for name, function in inspect.getmembers(optax_llr.rules, inspect.isfunction)
+    if inspect.signature(function).return_annotation is optax_llr.Rule
+]
+
+
+def test_every_public_name_is_documented_once_and_nothing_else_is():
+    assert "scale_by_layer" in PUBLIC
+    documented = [name.removeprefix("optax_llr.") for name in DOCUMENTED]
+    assert sorted(documented) == sorted(PUBLIC + [f"rules.{name}" for name in RULES])
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_says_its_equation_and_what_it_costs(name):
+    text = inspect.getdoc(getattr(optax_llr.rules, name))
+    assert re.search(r"^\.\. math::\n +\S", text, re.MULTILINE)
+    assert re.search(r"^\*Cost\*: ", text, re.MULTILINE)
