@@ -538,3 +538,45 @@ def test_the_command_joins_several_folders_and_refuses_out_for_one(tmp_path, cap
     made = [a / "report.html", b / "report.html", tmp_path / "out" / "joined.html"]
     assert capsys.readouterr().out.split() == [str(path) for path in made]
     assert all(path.exists() for path in made)
+
+
+def noisy_run(policy, seed, layers, steps=12_800):
+    """A run as the presets record them: 128 times, 90 evaluations, 60 measurements."""
+    rng = np.random.default_rng([seed, *policy.encode()])
+    run = {"policy": policy, "seed": seed}
+    for step in range(100, steps + 1, 100):
+        at = run | {"step": step, "images": 128 * step, "seconds": step / 10}
+        loss, accuracy = 2.3 * rng.random(2)
+        yield at | {
+            "kind": "train",
+            "loss": loss,
+            "accuracy": accuracy / 2.3,
+            "rate": 0.1 * (1 - step / (steps + 1)),
+            "multipliers": rng.lognormal(size=layers).tolist(),
+        }
+        if step % 200 == 0:
+            yield at | {"kind": "validation", "loss": loss, "accuracy": accuracy / 2.3}
+            values = rng.lognormal(size=(8, layers))
+            yield at | {
+                "kind": "layers",
+                "gradient_norm": values[0].tolist(),
+                "update_ratio": values[1].tolist(),
+                "rotation": values[2].tolist(),
+                "step_quantiles": np.sort(values[3:].T).tolist(),
+            }
+    yield at | {
+        "kind": "end",
+        "status": "finished",
+        "test_loss": 1.0,
+        "test_accuracy": float(0.5 + 0.01 * rng.random()),
+    }
+
+
+@pytest.mark.slow
+def test_a_page_of_fifty_runs_keeps_to_five_megabytes(tmp_path):
+    names = [f"layer{i}" for i in range(110)]
+    layers = {"names": names, "level": list(range(110)), "members": {}}
+    policies = ["uniform", *(f"policy{i}" for i in range(24))]  # as many as there are
+    runs = [noisy_run(policy, seed, 110) for policy in policies for seed in range(2)]
+    recorded = study(tmp_path, runs, policies, layers=layers)
+    assert report.build(recorded).stat().st_size < 5_000_000
