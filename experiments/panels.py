@@ -12,7 +12,8 @@ from .figures import Panel, Pen
 from .savings import Saving
 
 Pages = dict[str, dict[str, Panel]]
-"""By page, "curves" and one for each policy, the panels by what they show."""
+"""By page, the panels by what they show: "differences" if there are any, "curves", and
+one for each policy."""
 
 STEPS, SECONDS = "optimizer steps", "seconds of training"
 LOSS = ("train", "loss", "training loss", "cross-entropy, nats", 1)
@@ -52,7 +53,10 @@ def pages(
         return {}
     pens = figures.pens_for(groups)
     controls = {row.policy: row.control for row in rows}
-    found: Pages = {"curves": _curves_page(groups, rows, pens)}
+    found: Pages = {}
+    if differences := _differences_page(rows, pens):
+        found["differences"] = differences
+    found["curves"] = _curves_page(groups, rows, pens)
     for policy in groups:
         shown = (compare.BASELINE, controls[policy], policy)
         compared = {name: groups[name] for name in shown if name in groups}
@@ -76,6 +80,38 @@ def furthest(runs: Sequence[Run]) -> Run:
 def series(events: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
     """A field of these events, (S, …); NaN for null."""
     return np.array([event[name] for event in events], float)
+
+
+def _differences_page(rows: Sequence[Row], pens: Mapping[str, Pen]) -> dict[str, Panel]:
+    """For each question, every policy by its control."""
+    found: dict[str, Panel] = {}
+    for name, question in compare.QUESTIONS.items():
+        values = {row.policy: row.answers[name].values for row in rows}
+        pairs: dict[str, list[float]] = {}
+        intervals: dict[str, tuple[float, float]] = {}
+        for row in rows:
+            if difference := row.answers[name].difference:
+                ours, theirs = values[row.policy], values[row.control]
+                pairs[row.policy] = [
+                    100 * (ours[seed] - theirs[seed]) for seed in ours if seed in theirs
+                ]
+                if difference.interval:
+                    low, high = difference.interval
+                    intervals[row.policy] = 100 * low, 100 * high
+        if pairs:
+            found[f"paired differences in {question.measure}"] = partial(
+                figures.draw_differences,
+                pairs=pairs,
+                intervals=intervals,
+                title=question.measure,
+                pens=pens,
+                labels={
+                    row.policy: f"{row.policy}\nto {row.control}"
+                    for row in rows
+                    if row.control != compare.BASELINE
+                },
+            )
+    return found
 
 
 def _curves_page(

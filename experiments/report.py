@@ -256,6 +256,7 @@ def _study(study: Study, among_others: bool) -> list[str]:
         results.section([outcome]),
         f"<h2>What is compared</h2>{COMPARED}<p>{escape(study.summary['tuning'])}</p>",
         results.section(tables),
+        _differences_section(study.pages, prefix),
         _curves_section(study.pages, prefix),
         _policies_section(study, prefix),
         _method(study.records),
@@ -290,6 +291,17 @@ def _head(study: Study) -> str:
             f"{escape('; '.join(study.caveats))}.</p>"
         )
     return text
+
+
+def _differences_section(pages: panels.Pages, prefix: str) -> str:
+    if "differences" not in pages:
+        return ""
+    return (
+        "<h2>Differences, pair by pair</h2><p>Each policy by its control: a ring for "
+        "each seed, a diamond for their mean, a bar for its 95 % t interval (from "
+        "three pairs on, not corrected for the number of policies).</p>"
+        + _figures(f"{prefix}differences", pages["differences"])
+    )
 
 
 def _curves_section(pages: panels.Pages, prefix: str) -> str:

@@ -1,7 +1,10 @@
+import base64
+import io
 import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from experiments import figures
 
@@ -172,3 +175,47 @@ def test_a_picture_loses_no_letter_of_its_words_when_it_is_made_small():
     assert "0.123456 at d" in text
     assert "0.654321" in text
     assert not re.search(r' [dxy]="[^"]*\.\d{3}', text)
+
+
+def test_differences_show_each_seed_the_mean_and_an_interval_where_there_is_one():
+    pairs = {"a": [1.0, 2.0, 6.0], "b": [-1.0]}
+    axes = axes_of(
+        figures.draw_differences,
+        *(pairs, {"a": (-3.5, 9.5)}, "accuracy", figures.pens_for(pairs)),
+        {"b": "b\nto a"},
+    )
+    drawn = [line.get_xdata().tolist() for line in axes.lines[1:]]
+    assert drawn == [[1.0, 2.0, 6.0], [3.0], [-3.5, 9.5], [-1.0], [-1.0]]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["a", "b\nto a"]
+    assert axes.lines[0].get_xdata() == [0, 0]
+
+
+def bitmaps(page):
+    """The pixels of each bitmap in a page, and in how many letters it is told."""
+    for told in re.findall(r"base64,([^\"]+)", figures.svg(page, "p", "maps")):
+        with Image.open(io.BytesIO(base64.b64decode(told))) as image:
+            yield np.array(image.convert("RGBA")), len(told)
+
+
+def test_maps_keep_their_colours_to_the_last_bit_in_fewer_letters(monkeypatch):
+    values = np.geomspace(0.25, 4, 40 * 8).reshape(40, 8)
+    names = [f"layer{i}" for i in range(8)]
+    page = figures.figure(
+        lambda axes: figures.draw_multipliers(axes, np.arange(40), values, names)
+    )
+    lean = [*bitmaps(page)]
+    monkeypatch.setattr(figures, "_few_colours", lambda png: png)
+    for (few, size), (whole, before) in zip(lean, bitmaps(page), strict=True):
+        np.testing.assert_array_equal(few, whole)
+        assert size < before
+
+
+def test_lines_are_the_same_without_a_letter_for_every_point():
+    page = figures.figure(lambda axes: axes.plot([0, 1, 2, 3], [0, 2, 1, 3]))
+    text = figures.svg(page, "p", "line")
+    [line] = re.findall(r'd="M ([^"]*)"[^>]* stroke: #1f77b4', text)
+    assert "L" not in line
+    numbers = np.array(line.split(), float).reshape(-1, 2)
+    x, y = numbers.T
+    assert np.allclose(np.diff(x), np.diff(x)[0], atol=0.2)
+    assert np.allclose(np.diff(y) / (y[-1] - y[0]), [2 / 3, -1 / 3, 2 / 3], atol=0.01)
