@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import platform
+import statistics
 from typing import Any
 
 import jax
@@ -23,6 +24,17 @@ def environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "python": platform.python_version(),
         **{m.__name__: m.__version__ for m in (jax, optax, np, optax_llr)},
+    }
+
+
+def summary(seconds: list[float], alone: list[float]) -> dict[str, float]:
+    """Medians of seconds, and of ratios to those of the same rounds, with range."""
+    ratios = [ours / theirs for ours, theirs in zip(seconds, alone, strict=True)]
+    return {
+        "seconds": statistics.median(seconds),
+        "ratio": statistics.median(ratios),
+        "ratio_min": min(ratios),
+        "ratio_max": max(ratios),
     }
 
 

@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from record import environment, write
+from record import environment, summary, write
 
 import optax_llr
 
@@ -159,17 +159,6 @@ def compare(
             for phase in Cost._fields
         }
         for name in forms
-    }
-
-
-def summary(seconds: list[float], alone: list[float]) -> dict[str, float]:
-    """The record of one phase of one form."""
-    ratios = [ours / theirs for ours, theirs in zip(seconds, alone, strict=True)]
-    return {
-        "seconds": statistics.median(seconds),
-        "ratio": statistics.median(ratios),
-        "ratio_min": min(ratios),
-        "ratio_max": max(ratios),
     }
 
 
