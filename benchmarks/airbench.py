@@ -159,5 +159,10 @@ def _conv(inputs: int, outputs: int, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Co
 
 def _norm(features: int, rngs: nnx.Rngs) -> nnx.BatchNorm:
     return nnx.BatchNorm(
-        features, momentum=0.6, epsilon=1e-12, use_scale=False, rngs=rngs
+        features,
+        momentum=0.6,
+        epsilon=1e-12,
+        use_scale=False,
+        use_fast_variance=False,  # which would lose more than epsilon to rounding
+        rngs=rngs,
     )

@@ -7,15 +7,21 @@ writes the 60,000 images into four files of 44 MiB each, for `speedrun.py --data
 
 import argparse
 import pathlib
+import sys
+import zipfile
 from collections.abc import Sequence
 
 import numpy as np
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
 from experiments.cifar import CIFAR10, DataError, Published, Split, read_cifar
 
 FIELDS = ("train_images", "train_labels", "test_images", "test_labels")
+PLACE = ("part", "parts")  # which one this is, and of how many
 PART = 15_000
 """Images in a file."""
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile)
 
 
 def pack(
@@ -31,34 +37,40 @@ def pack(
         parts = train.take(own[own < count]), test.take(own[own >= count] - count)
         paths.append(folder / f"cifar10-{len(paths)}.npz")
         arrays = [array for one in parts for array in (one.images, one.labels)]
-        np.savez(paths[-1], **dict(zip(FIELDS, arrays, strict=True)))
+        arrays += [np.array(start // part), np.array(-(-total // part))]
+        np.savez(paths[-1], **dict(zip((*FIELDS, *PLACE), arrays, strict=True)))
     return paths
 
 
 def unpack(paths: Sequence[pathlib.Path]) -> Published:
     """Reads what `pack` wrote.
 
+    Args:
+        paths: of all parts, in any order.
+
     Raises:
-        DataError: a file is missing, damaged or none of these, or all of them together
-            lack images to train on or to test.
+        DataError: a file is missing, damaged or none of these, or they are not all the
+            parts, each once.
     """
-    found: list[list[np.ndarray]] = []
+    found: dict[int, list[np.ndarray]] = {}
+    parts = 0
     for path in paths:
         try:
-            with np.load(path) as arrays:
-                found.append([arrays[field] for field in FIELDS])
-        except (OSError, ValueError, KeyError, EOFError) as error:
+            with path.open("rb") as file, np.load(file) as arrays:
+                part, parts = (int(arrays[name]) for name in PLACE)
+                found[part] = [arrays[field] for field in FIELDS]
+        except UNREADABLE as error:
             raise DataError(
                 f"{path}: expected a file of {', '.join(FIELDS)}, as "
                 f"speedrun_data.py writes them ({error})"
             ) from error
-    joined = [np.concatenate(column) for column in zip(*found, strict=True)]
-    for field, array in zip(FIELDS, joined, strict=True):
-        if not len(array):
-            raise DataError(
-                f"--data: expected {field}, got none in "
-                f"{', '.join(map(str, paths))}; name all parts"
-            )
+    if sorted(found) != list(range(parts)) or len(paths) != parts:
+        raise DataError(
+            f"--data: expected all {parts} parts, each once, got "
+            f"{', '.join(map(str, paths))}"
+        )
+    columns = zip(*(found[part] for part in range(parts)), strict=True)
+    joined = [np.concatenate(column) for column in columns]
     return Published(Split(joined[0], joined[1]), Split(joined[2], joined[3]))
 
 

@@ -11,10 +11,11 @@ times a triangle over time, and times the multiplier of the layer; decay, couple
 With Muon (airbench94_muon.py) convolutions take orthogonal steps, without decay, after
 their norm is set to √outputs; for everything else stands what is above, with other
 numbers. There the head has logits of 1/256 and weights of 256/9 the size; in our terms
-its rate is 0.67 (9/256)² B, of which the norm biases' 0.053 B is 64 times. Four things
+its rate is 0.67 (9/256)² B, of which the norm biases' 0.053 B is 64 times. Five things
 differ: the bias of the whitening starts from 0, and its decay falls with the global
 rate, not with its own; Optax corrects the momentum of the first steps for its start
-from 0; and steps are made orthogonal in float32, not in bfloat16.
+from 0; steps are made orthogonal in float32, not in bfloat16; and the head starts from
+weights of 1.026 times the size at width 1, where they set its deviation to 1.
 """
 
 from collections.abc import Callable

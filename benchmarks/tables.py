@@ -49,7 +49,7 @@ def train_step(record: Record) -> Rows:
             [
                 model,
                 f"{batch:,}",
-                f"{forms['alone']['seconds'] * 1e3:,.3g} ms",
+                f"{forms['alone']['seconds'] * 1e3:,.0f} ms",
                 spread(forms["layers"], 3),
                 spread(forms["again"], 3),
             ]
@@ -140,7 +140,8 @@ def speedrun(record: Record) -> Rows:
     """Accuracy under each policy on the way and at the end."""
     looks = [step for step, *_ in record["results"][0]["curve"]]
     rows = [["policy", "n", *(f"{step} steps" for step in looks)]]
-    rows[0] += [f"{record['steps']} steps, %", "by airbench, points", "seconds"]
+    control = record["summary"][0]["policy"]
+    rows[0] += [f"{record['steps']} steps, %", f"by {control}, points", "seconds"]
     for row in record["summary"]:
         runs = chosen(record, policy=row["policy"])
         curves = [[augmented for _, augmented, _ in run["curve"]] for run in runs]
@@ -153,7 +154,7 @@ def speedrun(record: Record) -> Rows:
                 str(row["n"]),
                 *on_the_way,
                 deviating(row["accuracy"], 100),
-                paired(row["accuracy"].get("minus_airbench")),
+                paired(row["accuracy"].get(f"minus_{control}")),
                 deviating(row["seconds"], 1),
             ]
         )
@@ -161,10 +162,21 @@ def speedrun(record: Record) -> Rows:
 
 
 def costs(records: dict[str, Record]) -> Rows:
-    """The figures that matter most, one a question."""
+    """The figures that matter most, one a question.
+
+    Raises:
+        ValueError: if there are not all the records that it is made of.
+    """
+    wanted = {"train_step", "update", "loop", "freeze_runs"}
+    if missing := wanted - records.keys():
+        raise ValueError(
+            f"expected records named {', '.join(sorted(wanted))} in one folder; "
+            f"{', '.join(sorted(missing))} are missing"
+        )
     phases = ("trace", "compile", "step")
     (step,) = chosen(records["train_step"], model="resnet20", batch=128, form="layers")
     (loops,) = chosen(records["loop"], model="resnet20", form="loop")
+    longer = ratio_of([1 / loops[key] for key in ("ratio", "ratio_min", "ratio_max")])
     frozen = records["freeze_runs"]
     points = f"{100 * frozen['accuracy_difference']['mean']:+.1f}".replace("-", "−")
     rows = [
@@ -183,7 +195,7 @@ def costs(records: dict[str, Record]) -> Rows:
     time = f"{spread(ratio_of(frozen['time_ratio']))}, {points} points of accuracy"
     return [
         *rows,
-        ["training loop, by its bare step", "", "", spread(loops), "loop"],
+        ["training loop, by its bare step", "", "", spread(longer), "loop"],
         ["whole run of ResNet-20 under FreezeOut", "", "", time, "freeze_runs"],
     ]
 
@@ -225,18 +237,18 @@ def spread(found: dict[str, float], digits: int = 2) -> str:
 
 def deviating(measure: dict[str, Any], scale: float) -> str:
     """A mean with its standard deviation."""
-    sd = "" if measure["sd"] is None else f" ± {scale * measure['sd']:.1f}"
-    return f"{scale * measure['mean']:.1f}{sd}"
+    sd = "" if measure["sd"] is None else f" ± {scale * measure['sd']:.2f}"
+    return f"{scale * measure['mean']:.2f}{sd}"
 
 
 def paired(difference: dict[str, Any] | None) -> str:
     """A mean of paired differences in points, with its 95 % interval."""
     if difference is None:
         return ""
-    text = f"{100 * difference['mean']:+.1f}"
+    text = f"{100 * difference['mean']:+.2f}"
     if difference["interval"]:
         low, high = (100 * bound for bound in difference["interval"])
-        text += f" ({low:+.1f} to {high:+.1f})"
+        text += f" ({low:+.2f} to {high:+.2f})"
     return text.replace("-", "−")
 
 
@@ -252,7 +264,7 @@ def machine(records: Iterable[Record]) -> str:
             f"{sorted(where)}: run the older benchmarks again"
         )
     ((device, cpus, version),) = where
-    name = f"{cpus} CPU cores" if device == "cpu" else device
+    name = f"machine with {cpus} CPU cores" if device == "cpu" else device
     return f"{name}, JAX {version}"
 
 
@@ -286,7 +298,7 @@ def read(path: pathlib.Path) -> Any:
     """A record, or those of a folder by their names."""
     if path.is_dir():
         return {one.stem: read(one) for one in sorted(path.glob("*.json"))}
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 TABLES: dict[str, Callable[[Any], Rows]] = {
@@ -304,7 +316,7 @@ TABLES: dict[str, Callable[[Any], Rows]] = {
 def main() -> None:
     """Fills the tables of both pages."""
     for page in READMES:
-        page.write_text(filled(page.read_text()))
+        page.write_text(filled(page.read_text("utf-8")), "utf-8")
 
 
 if __name__ == "__main__":

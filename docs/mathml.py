@@ -33,7 +33,7 @@ def visit_block(translator: HTML5Translator, node: nodes.math_block) -> None:
 
 def mathml(node: nodes.Element, as_block: bool) -> str:
     """The equation of a node; what docutils cannot read is a warning of the build."""
-    equation = re.sub("'", r"^\\prime ", node.astext())  # as TeX has it
+    equation = re.sub("'+", _primes, node.astext())  # as TeX has them
     try:
         written = tex2mathml(equation, as_block=as_block)
     except MathError as error:
@@ -42,3 +42,8 @@ def mathml(node: nodes.Element, as_block: bool) -> str:
     # To MathML they stretch, one with an exponent does not: two sizes in a pair.
     fence = '<mo stretchy="false" lspace="0" rspace="0">'
     return re.sub("<mo[^>]*>([‖|⟨⟩])</mo>", rf"{fence}\1</mo>", written)
+
+
+def _primes(found: re.Match[str]) -> str:
+    """One superscript for all in a row."""
+    return "^{" + r"\prime " * len(found[0]) + "}"

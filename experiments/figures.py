@@ -10,6 +10,7 @@ import html
 import io
 import itertools
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -337,9 +338,10 @@ def draw_differences(
             shown += axes.plot(ends, [row - 0.1] * 2, color=colour, linewidth=2)
         for artist in shown:
             artist.set_gid(OF + name)
-    axes.set_yticks(range(len(pairs)), [labels.get(name, name) for name in pairs])
+    names = [labels.get(name, name) for name in pairs]
+    axes.set_yticks(range(len(pairs)), names, fontsize=9 if len(pairs) < 12 else 6)
     axes.set_ylim(len(pairs) - 0.5, -0.5)
-    axes.set_title(title)
+    axes.set_title(textwrap.fill(title, 26))  # beside long names there is little room
     _against(axes, "difference to the control, points")
 
 
@@ -459,22 +461,29 @@ def _lean(text: str) -> str:
     for each of their points, no indentation, no ids that nothing uses, font and ink
     said once, by `svg`, and bitmaps of few colours.
     """
-    text = re.sub(r' transform="rotate\(-0 [^"]*"', "", text)
-    text = re.sub(r"font-family: [^;]*; |<!--.*?-->", "", text)
-    text = re.sub(rf'(<use [^>]*) style="{TICK}"', r"\1", text)  # and of its path
-    text = text.replace("; fill: currentColor", "")
-    text = re.sub(r' d="[^"]+"', lambda found: _lean_path(found[0]), text)
-    text = re.sub(
-        r' (?:x|y|transform)="[^"]+"',
-        lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]),
-        text,
-    )
-    text = re.sub(r"(?<=image/png;base64,)[^\"]+", lambda f: _few_colours(f[0]), text)
+    text = re.sub(r"<!--.*?-->|<[^>]+>", lambda found: _lean_tag(found[0]), text)
     used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
     text = re.sub(
         r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", text
     )
     return re.sub(r"\s*\n\s*", "\n", text)
+
+
+def _lean_tag(tag: str) -> str:
+    if tag.startswith("<!--"):
+        return ""
+    tag = re.sub(r' transform="rotate\(-0 [^"]*"', "", tag)
+    tag = re.sub(r"font-family: [^;]*; ", "", tag)
+    tag = re.sub(rf'^(<use .*) style="{TICK}"', r"\1", tag)  # its path says it too
+    tag = tag.replace("; fill: currentColor", "")
+    tag = re.sub(
+        r' (?:x|y|transform)="[^"]+"',
+        lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]),
+        tag,
+    )
+    if ' id="' not in tag:  # what has one is the outline of a marker, and small
+        tag = re.sub(r' d="[^"]+"', lambda found: _lean_path(found[0]), tag)
+    return re.sub(r"(?<=image/png;base64,)[^\"]+", lambda f: _few_colours(f[0]), tag)
 
 
 def _lean_path(path: str) -> str:
@@ -484,7 +493,7 @@ def _lean_path(path: str) -> str:
 
 
 def _few_colours(png: str) -> str:
-    """The same bitmap with a palette: exact for a map, nearly so for blurred lines."""
+    """The bitmap with a palette if that is shorter: exact, but for blurred lines."""
     image = Image.open(io.BytesIO(base64.b64decode(png)))
     pixels = np.asarray(image).reshape(-1, 4)
     colours, indices = np.unique(pixels, axis=0, return_inverse=True)
@@ -495,7 +504,7 @@ def _few_colours(png: str) -> str:
         told = image.quantize(SHADES, Image.Quantize.FASTOCTREE)
     file = io.BytesIO()
     told.save(file, "png", optimize=True)
-    return base64.b64encode(file.getvalue()).decode()
+    return min(png, base64.b64encode(file.getvalue()).decode(), key=len)
 
 
 def _layer_mesh(

@@ -106,7 +106,7 @@ def _differences_page(rows: Sequence[Row], pens: Mapping[str, Pen]) -> dict[str,
                 title=question.measure,
                 pens=pens,
                 labels={
-                    row.policy: f"{row.policy}\nto {row.control}"
+                    row.policy: f"{row.policy} − {row.control}"
                     for row in rows
                     if row.control != compare.BASELINE
                 },

@@ -175,10 +175,12 @@ class Trainer:
     def _told(self, group: Group) -> Tables:
         """The tables of all runs, on the devices."""
         tables = [run.tables for run in group.runs]
-        if group.size > 1:
-            whole = stacking.filled(tables, group.size)
-            tables = [jax.tree.map(lambda *rows: np.stack(rows), *whole)]
-        return jax.device_put(tables[0], stacking.rows(self._devices, group.size))
+        if group.size == 1:
+            return self._devices.put_everywhere(tables[0])
+        whole = stacking.filled(tables, group.size)
+        return jax.device_put(
+            jax.tree.map(lambda *rows: np.stack(rows), *whole), self._devices.divided
+        )
 
     def _fit(self, group: Group) -> None:
         """Trains until every run has come to the end of its steps, or diverged."""

@@ -170,9 +170,10 @@ def test_thinning_keeps_the_first_and_the_last_point(count):
 
 
 def test_a_picture_loses_no_letter_of_its_words_when_it_is_made_small():
-    drawn = figures.figure(lambda axes: axes.set_title("0.123456 at d"))
+    words = "0.123456 at d L; font-family: Serif; fill: currentColor"
+    drawn = figures.figure(lambda axes: axes.set_title(words))
     text = figures.svg(drawn, "a", "0.654321")
-    assert "0.123456 at d" in text
+    assert f">{words}<" in text
     assert "0.654321" in text
     assert not re.search(r' [dxy]="[^"]*\.\d{3}', text)
 
@@ -182,11 +183,11 @@ def test_differences_show_each_seed_the_mean_and_an_interval_where_there_is_one(
     axes = axes_of(
         figures.draw_differences,
         *(pairs, {"a": (-3.5, 9.5)}, "accuracy", figures.pens_for(pairs)),
-        {"b": "b\nto a"},
+        {"b": "b − a"},
     )
     drawn = [line.get_xdata().tolist() for line in axes.lines[1:]]
     assert drawn == [[1.0, 2.0, 6.0], [3.0], [-3.5, 9.5], [-1.0], [-1.0]]
-    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["a", "b\nto a"]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["a", "b − a"]
     assert axes.lines[0].get_xdata() == [0, 0]
 
 
@@ -198,16 +199,17 @@ def bitmaps(page):
 
 
 def test_maps_keep_their_colours_to_the_last_bit_in_fewer_letters(monkeypatch):
-    values = np.geomspace(0.25, 4, 40 * 8).reshape(40, 8)
-    names = [f"layer{i}" for i in range(8)]
+    values = np.random.default_rng(0).lognormal(size=(40, 80))
+    names = [f"layer{i}" for i in range(80)]
     page = figures.figure(
         lambda axes: figures.draw_multipliers(axes, np.arange(40), values, names)
     )
     lean = [*bitmaps(page)]
+    assert lean[0][1] < 20_000
     monkeypatch.setattr(figures, "_few_colours", lambda png: png)
     for (few, size), (whole, before) in zip(lean, bitmaps(page), strict=True):
         np.testing.assert_array_equal(few, whole)
-        assert size < before
+        assert size <= before
 
 
 def test_lines_are_the_same_without_a_letter_for_every_point():

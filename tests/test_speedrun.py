@@ -434,20 +434,36 @@ def test_width_that_leaves_no_channels_is_refused():
         airbench.scaled_widths(0.001)
 
 
-def test_data_come_back_from_their_parts(tmp_path):
+def test_data_come_back_from_their_parts_in_any_order(tmp_path):
     sample = read_sample()
     paths = speedrun_data.pack(sample, tmp_path, 900)
     assert len(paths) == 3  # 2,000 and 500 images
     assert speedrun_data.unpack(paths).checksum == sample.checksum
+    assert speedrun_data.unpack(paths[::-1]).checksum == sample.checksum
 
 
-def test_parts_that_are_missing_or_none_are_refused(tmp_path):
-    paths = speedrun_data.pack(read_sample(), tmp_path, 1000)
-    with pytest.raises(DataError, match="expected test_images, got none"):
-        speedrun_data.unpack(paths[:2])
-    (tmp_path / "other.npz").write_text("nothing")
-    with pytest.raises(DataError, match=r"other\.npz: expected a file of train_images"):
-        speedrun_data.unpack([tmp_path / "other.npz"])
+@pytest.mark.parametrize("named", [[0, 2], [0, 1, 1], [0, 1, 2, 2]])
+def test_parts_that_are_missing_or_named_twice_are_refused(named, tmp_path):
+    paths = speedrun_data.pack(read_sample(), tmp_path, 900)
+    with pytest.raises(DataError, match="all 3 parts, each once"):
+        speedrun_data.unpack([paths[i] for i in named])
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "array", "others"])
+def test_what_is_no_part_is_refused_with_its_path(damage, tmp_path):
+    [path] = speedrun_data.pack(read_sample(), tmp_path)
+    match damage:
+        case "missing":
+            path.unlink()
+        case "truncated":
+            path.write_bytes(path.read_bytes()[:-100])
+        case "array":
+            with path.open("wb") as file:
+                np.save(file, np.zeros(3))
+        case "others":
+            np.savez(path, images=np.zeros(3))
+    with pytest.raises(DataError, match=r"cifar10-0.npz: expected a file of train"):
+        speedrun_data.unpack([path])
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,13 @@
 import json
+import re
 import shutil
 
 import pytest
+import speedrun_report
 import tables
+
+FIGURES = re.compile(r"^\|.* \(\d.*\d\).*\|$", re.M)
+"""Lines of tables with a spread."""
 
 
 @pytest.fixture
@@ -23,6 +28,8 @@ def changed(path, change):
 def test_a_page_holds_what_the_records_say(page):
     text = page.read_text()
     assert tables.TABLE.search(text)
+    written = "".join(found[3] for found in tables.TABLE.finditer(text))
+    assert len(FIGURES.findall(text)) == len(FIGURES.findall(written))
     assert tables.filled(text) == text, "python benchmarks/tables.py writes them anew"
 
 
@@ -66,3 +73,58 @@ def test_records_of_two_machines_share_no_table(results):
 def test_a_comment_that_names_nothing_is_an_error(comment, error, said):
     with pytest.raises(error, match=said):
         tables.filled(f"<!-- {comment} -->\n")
+
+
+def test_a_folder_without_all_its_records_is_an_error(results):
+    (results / "cpu" / "train_step.json").unlink()
+    with pytest.raises(ValueError, match="train_step are missing"):
+        tables.filled("<!-- costs: cpu -->\n")
+
+
+def test_the_loop_is_told_by_time_where_it_was_measured_by_speed(results):
+    record = results / "cpu" / "loop.json"
+    slower = {"ratio": 0.5, "ratio_min": 0.25, "ratio_max": 1.0}
+    changed(record, lambda r: [found.update(slower) for found in r["results"]])
+    assert "|  |  | 2.00 (1.00–4.00) | loop |" in tables.filled("<!-- costs: cpu -->\n")
+
+
+@pytest.mark.parametrize("control", ["airbench", "head-late"])
+def test_the_speed_run_is_told_by_policy_with_paired_differences(results, control):
+    def run(policy, seed, accuracy):
+        seen = {"accuracy": accuracy, "plain": accuracy - 0.01, "seconds": 3.0 + seed}
+        look = [10, accuracy / 2, 0.0]
+        return {"policy": policy, "seed": seed, **seen, "curve": [look]}
+
+    ours, theirs = [0.9, 0.92, 0.91], [0.9, 0.9, 0.9]
+    runs = [run(control, seed, value) for seed, value in enumerate(theirs)]
+    runs += [run("norms-fall", seed, value) for seed, value in enumerate(ours)]
+    summary = speedrun_report.summary(runs, [control, "norms-fall"])
+    record = {"steps": 20, "results": runs, "summary": summary}
+    (results / "speedrun.json").write_text(json.dumps(record))
+    text = tables.filled("<!-- speedrun: speedrun.json -->\n")
+    difference = "+1.00 (−1.48 to +3.48)"
+    assert text.splitlines()[1:] == [
+        f"| policy | n | 10 steps | 20 steps, % | by {control}, points | seconds |",
+        "| --- | --- | --- | --- | --- | --- |",
+        f"| {control} | 3 | 45.0 | 90.00 ± 0.00 |  | 4.00 ± 1.00 |",
+        f"| norms-fall | 3 | 45.5 | 91.00 ± 1.00 | {difference} | 4.00 ± 1.00 |",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("policy", "sign"), [("cascade", 1), ("late-first", -1), ("freezeout", -1)]
+)
+def test_the_sentence_on_the_study_says_what_its_summary_holds(policy, sign):
+    page = tables.READMES[1]
+    folder = page.parent / "docs" / "studies" / "cifar10-shallow"
+    rows = json.loads((folder / "summary.json").read_text())["rows"]
+    (row,) = (row for row in rows if row["policy"] == policy)
+    difference = row["answers"]["accuracy"]["difference"]
+    low, high = sorted(100 * sign * bound for bound in difference["interval"])
+    text = " ".join(page.read_text().split())
+    words = {
+        "cascade": "by {:.1f} points ({:.1f} to {:.1f})",
+        "late-first": "ends {:.1f} points lower (95 % interval {:.1f} to {:.1f})",
+        "freezeout": "costs {:.1f} ({:.1f} to {:.1f})",
+    }
+    assert words[policy].format(100 * sign * difference["mean"], low, high) in text
