@@ -81,11 +81,11 @@ def check_begun(folder: Path, asked: Mapping[str, Any]) -> None:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What is now asked for otherwise, field by field."""
+    """What is now asked for otherwise, field by field; it may be a part of all."""
     return [
-        f"{field} is {_short(now.get(field))}, was {_short(before.get(field))}"
-        for field in {**now, **before}
-        if now.get(field) != before.get(field)
+        f"{field} is {_short(now[field])}, was {_short(before.get(field))}"
+        for field in now
+        if now[field] != before.get(field)
     ]
 
 
