@@ -481,7 +481,7 @@ def _lean_tag(tag: str) -> str:
         lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]),
         tag,
     )
-    if ' id="' not in tag:  # what has one is the outline of a marker, and small
+    if len(tag) > 500:  # what is shorter may be the outline of a marker, and small
         tag = re.sub(r' d="[^"]+"', lambda found: _lean_path(found[0]), tag)
     return re.sub(r"(?<=image/png;base64,)[^\"]+", lambda f: _few_colours(f[0]), tag)
 
