@@ -47,6 +47,7 @@ MOST_TICKS = 14
 SHADES = 64  # of a map, as more take more room and tell no more
 FONT = 'font-family="DejaVu Sans, sans-serif"'
 TICK = "fill: currentColor; stroke: currentColor; stroke-width: 0.8"
+OUTLINE = 500  # letters of a path that others use, at most, if it is of a marker
 NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 OF = "of:"  # before the name of a policy, in the id of what is drawn for it
 
@@ -481,7 +482,7 @@ def _lean_tag(tag: str) -> str:
         lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]),
         tag,
     )
-    if len(tag) > 500:  # what is shorter may be the outline of a marker, and small
+    if ' id="' not in tag or len(tag) > OUTLINE:
         tag = re.sub(r' d="[^"]+"', lambda found: _lean_path(found[0]), tag)
     return re.sub(r"(?<=image/png;base64,)[^\"]+", lambda f: _few_colours(f[0]), tag)
 
