@@ -31,11 +31,12 @@ def show(
         searches: its policies.
         console: to print on.
     """
-    counted = {policy.name: policy.counted() for policy in searches}
-    console.print(_table(counted))
-    console.print(NOTE)
     with (search.folder / ".lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # workers come to the end together
+        # Workers come to the end together; who writes last has to have looked last.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        counted = {policy.name: policy.counted() for policy in searches}
+        console.print(_table(counted))
+        console.print(NOTE)
         path = _write_best(search, counted)
         for policy in searches:
             for line in tune_figures.write(policy.study, search.folder / "plots"):

@@ -1,4 +1,5 @@
 import dataclasses
+import fcntl
 import json
 import math
 import signal
@@ -354,6 +355,23 @@ def test_what_is_finished_beyond_the_budget_is_not_compared(tmp_path, capsys):
         best(asked)["uniform.rate"] == max(first, key=lambda t: t.value).params["rate"]
     )
     assert f"{sum(t.user_attrs['steps'] for t in first)}" in capsys.readouterr().out
+
+
+def test_who_writes_the_best_last_has_looked_last(tmp_path, monkeypatch):
+    asked, counted, held = searched(tmp_path, 2), trials.PolicySearch.counted, []
+
+    def locked(policy):
+        with (asked.folder / ".lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held.append(False)
+            except BlockingIOError:
+                held.append(True)
+        return counted(policy)
+
+    monkeypatch.setattr(trials.PolicySearch, "counted", locked)
+    run(asked)
+    assert held[-2:] == [True, True]
 
 
 def test_the_configuration_that_was_found_is_taken_by_a_study(tmp_path):
