@@ -6,6 +6,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 ELSEWHERE = re.compile(r"\s*(https?:)?//")
+LOADED = ("src", "srcset", "data", "poster")
+LINKS = ("href", "xlink:href")
 IN_STYLES = re.compile(r"(?:url\(|@import)\s*[\"']?((?:https?:)?//[^\s\"')]*)")
 
 
@@ -20,7 +22,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Looks at all addresses of a tag but those of links in the text."""
         for name, value in attrs:
-            loads = name in ("src", "srcset", "data") or (tag, name) == ("link", "href")
+            loads = name in LOADED or (name in LINKS and tag not in ("a", "area"))
             if loads and ELSEWHERE.match(value or ""):
                 self.elsewhere.append(f"<{tag} {name}={value!r}>")
 
