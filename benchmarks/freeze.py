@@ -26,7 +26,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from record import environment, write
+from record import environment, natural, positive, write
 
 import optax_llr
 from experiments import config, data, train
@@ -138,10 +138,10 @@ def main() -> None:
     """Parses the command line, measures, prints, writes the record."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--models", nargs="*", default=MODELS, choices=MODELS)
-    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--batch", type=natural, default=128)
     parser.add_argument("--shortest", type=float, default=0.04, help="phase, a share")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--rounds", type=natural, default=5)
+    parser.add_argument("--minutes", type=positive, default=10.0)
     parser.add_argument("--json", type=pathlib.Path, help="write the record here")
     options = parser.parse_args()
     record: dict[str, Any] = {"environment": environment(), "results": []}

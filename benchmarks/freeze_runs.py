@@ -18,7 +18,7 @@ import time
 from typing import Any
 
 from freeze import policy
-from record import environment, write
+from record import environment, natural, positive, write
 
 from experiments import config, data, running, significance, train
 from experiments.policies import POLICIES, Policy
@@ -58,8 +58,8 @@ def main() -> None:
     """Parses the command line, trains, prints, writes the record."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", default="resnet20")
-    parser.add_argument("--epochs", type=float, default=3.5)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=positive, default=3.5)
+    parser.add_argument("--seeds", type=natural, default=3)
     parser.add_argument("--json", type=pathlib.Path, help="write the record here")
     options = parser.parse_args()
     settings = dataclasses.replace(

@@ -35,7 +35,7 @@ from unittest import mock
 
 import jax
 import numpy as np
-from record import environment, write
+from record import environment, natural, write
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
@@ -186,7 +186,7 @@ def main() -> None:
     """Parses the command line, measures, prints, writes the record."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--models", nargs="*", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=natural, default=5)
     parser.add_argument("--json", type=pathlib.Path, help="write the record here")
     options = parser.parse_args()
     record: dict[str, Any] = {"results": []}

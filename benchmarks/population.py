@@ -24,7 +24,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from record import environment, write
+from record import environment, natural, positive, write
 
 from experiments import config, data, train
 
@@ -108,12 +108,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", default="cnn-shallow", choices=config.MODELS)
     parser.add_argument("--source", default="sample")
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--epochs", type=float, default=10.0)
-    parser.add_argument("--sizes", type=int, nargs="*", default=[1, 2, 4, 8, 16])
-    parser.add_argument("--processes", type=int, nargs="*", default=[1, 2, 4])
-    parser.add_argument("--runs", type=int, default=16, help="in each measurement")
-    parser.add_argument("--rounds", type=int, default=5, help="of steps")
+    parser.add_argument("--batch", type=natural, default=32)
+    parser.add_argument("--epochs", type=positive, default=10.0)
+    parser.add_argument("--sizes", type=natural, nargs="*", default=[1, 2, 4, 8, 16])
+    parser.add_argument("--processes", type=natural, nargs="*", default=[1, 2, 4])
+    parser.add_argument("--runs", type=natural, default=16, help="in each measurement")
+    parser.add_argument("--rounds", type=natural, default=5, help="of steps")
     parser.add_argument("--json", type=pathlib.Path, help="write the record here")
     options = parser.parse_args()
     settings = dataclasses.replace(

@@ -1,6 +1,8 @@
-"""What every benchmark says of where its figures were taken, and how it keeps them."""
+"""What benchmarks share: numbers they are told, where figures were taken, records."""
 
+import argparse
 import json
+import math
 import os
 import pathlib
 import platform
@@ -12,6 +14,22 @@ import numpy as np
 import optax
 
 import optax_llr
+
+
+def natural(text: str) -> int:
+    """A whole number of a command line, 1 or more."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of 1 or more, got {text}")
+    return value
+
+
+def positive(text: str) -> float:
+    """A number of a command line, above 0."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+    return value
 
 
 def environment() -> dict[str, Any]:

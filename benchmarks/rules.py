@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import update
-from record import environment, write
+from record import environment, natural, write
 
 import optax_llr
 from optax_llr import Layers, LayerStep, Rule, rules
@@ -99,10 +99,10 @@ def count(
 def main() -> None:
     """Parses the command line, measures, prints, writes the record."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--layers", type=int, default=100)
-    parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=20, help="timed steps a round")
+    parser.add_argument("--layers", type=natural, default=100)
+    parser.add_argument("--width", type=natural, default=256)
+    parser.add_argument("--rounds", type=natural, default=5)
+    parser.add_argument("--steps", type=natural, default=20, help="timed steps a round")
     parser.add_argument("--json", type=pathlib.Path, help="write the record here")
     options = parser.parse_args()
     square = (options.width, options.width)

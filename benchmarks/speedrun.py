@@ -47,9 +47,9 @@ import jax.numpy as jnp
 import numpy as np
 import speedrun_data
 from airbench import scaled_widths
-from record import environment, write
+from record import environment, natural, positive, write
 from speedrun_images import Images, draw
-from speedrun_program import Program, State, Told
+from speedrun_program import Fast, Program, State, Told
 from speedrun_rates import POLICIES, RECIPES, Tables, tables
 from speedrun_report import show, summary
 
@@ -107,11 +107,20 @@ class Runner:
             given[:1],
         )
         state = self._initial(*given)
-        self._correct = _compiled(program.correct, (state.fast, self._test[0]))
+        self._correct, self._correct_plain = (
+            _compiled(correct, (state.fast, self._test[0]))
+            for correct in (program.correct, program.correct_plain)
+        )
         recipe = RECIPES[options.optimizer]
         self._tables = {
             policy: tables(
-                policy, recipe, program.layers, steps, options.batch, per_epoch
+                policy,
+                recipe,
+                program.layers,
+                steps,
+                options.batch,
+                per_epoch,
+                options.rate,
             )
             for policy in options.policies
         }
@@ -141,11 +150,12 @@ class Runner:
             state, told = self._begun(policy, 0)
             for part in parts:
                 state = part.run(state, told)
-            jax.block_until_ready(self._correct(state.fast, self._test[0]))
+            for correct in (self._correct, self._correct_plain):
+                jax.block_until_ready(correct(state.fast, self._test[0]))
 
     def run(self, policy: str, seed: int) -> Record:
         """Trains once; what came of it."""
-        seconds, curve, began = 0.0, list[tuple[int, float, float]](), _now()
+        seconds, curve, began = 0.0, list[tuple[int, float]](), _now()
         state, told = self._begun(policy, seed)
         for part in self._parts[policy]:
             for _ in range(part.calls):
@@ -153,9 +163,10 @@ class Runner:
             if part.stop in self._looks:
                 jax.block_until_ready(state)
                 seconds += _now() - began
-                curve.append((part.stop, *self._accuracy(state)))
+                [plain] = self._accuracy(self._correct_plain, state)
+                curve.append((part.stop, plain))
                 began = _now()
-        accuracy, plain = self._accuracy(state)
+        accuracy, plain = self._accuracy(self._correct, state)
         seconds += _now() - began
         return {
             "policy": policy,
@@ -172,12 +183,13 @@ class Runner:
         drawn = self._draw(np.uint32(seed))
         return state, Told(self._train, drawn, self._tables[policy])
 
-    def _accuracy(self, state: State) -> tuple[float, float]:
-        """On the test images, under test-time augmentation and without."""
-        correct = [self._correct(state.fast, batch) for batch in self._test]
+    def _accuracy(
+        self, correct: Callable[[Fast, Images], jax.Array], state: State
+    ) -> list[float]:
+        """On the test images, by one count of right answers or several."""
+        found = [correct(state.fast, batch) for batch in self._test]
         images = sum(len(batch.labels) for batch in self._test)
-        augmented, plain = np.sum(jax.device_get(correct), axis=0) / images
-        return float(augmented), float(plain)
+        return np.atleast_1d(np.sum(jax.device_get(found), axis=0) / images).tolist()
 
 
 def _cut(
@@ -214,17 +226,21 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; what it leaves out is as in the recipe of the optimizer."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--policies", nargs="+", choices=POLICIES, default=[*POLICIES])
-    parser.add_argument("--seeds", type=_count, help=f"{SEEDS}, or 1 on a CPU")
-    parser.add_argument("--epochs", type=_positive, help="9.9, or 8 with Muon")
-    parser.add_argument("--width", type=_positive, default=1.0, help="of channels")
+    parser.add_argument("--seeds", type=natural, help=f"{SEEDS}, or 1 on a CPU")
+    parser.add_argument("--epochs", type=positive, help="9.9, or 8 with Muon")
+    parser.add_argument("--width", type=positive, default=1.0, help="of channels")
+    parser.add_argument(
+        "--rate", type=positive, default=1.0, help="times the recipe's global rate"
+    )
     parser.add_argument("--optimizer", choices=RECIPES, default="nesterov")
-    parser.add_argument("--batch", type=_count, help="1024, or 2000 with Muon")
+    parser.add_argument("--batch", type=natural, help="1024, or 2000 with Muon")
     parser.add_argument(
         "--curve",
-        type=_count,
+        type=natural,
         default=0,
         metavar="N",
-        help="look at the accuracy N − 1 times on the way, evenly; not in the seconds",
+        help="look at the accuracy N − 1 times on the way, evenly, without test-time "
+        "augmentation; not in the seconds",
     )
     parser.add_argument(
         "--data", type=pathlib.Path, nargs="+", help="parts by speedrun_data.py"
@@ -237,20 +253,6 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     options.seeds = options.seeds or (1 if jax.default_backend() == "cpu" else SEEDS)
     options.policies = list(dict.fromkeys(options.policies))
     return options
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a number of 1 or more, got {text}")
-    return value
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
-    return value
 
 
 def main() -> None:

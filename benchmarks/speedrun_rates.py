@@ -157,7 +157,13 @@ def layers_of(params: Any) -> Layers:
 
 
 def tables(
-    policy: str, recipe: Recipe, layers: Layers, steps: int, batch: int, per_epoch: int
+    policy: str,
+    recipe: Recipe,
+    layers: Layers,
+    steps: int,
+    batch: int,
+    per_epoch: int,
+    rate: float = 1.0,
 ) -> Tables:
     """The global rate and the multipliers of every step.
 
@@ -168,6 +174,7 @@ def tables(
         steps: T, of the run.
         batch: images a step.
         per_epoch: steps an epoch.
+        rate: times the global rate of the recipe.
     """
     until = WHITENING_EPOCHS * per_epoch
     ones = dict.fromkeys(layers.names, 1.0)
@@ -182,7 +189,7 @@ def tables(
             jax.vmap(values)(counts) if callable(values) else values
             for values in (airbench, factors)
         )
-        rates = recipe.per_image * batch * jax.vmap(shape)(counts)
+        rates = rate * recipe.per_image * batch * jax.vmap(shape)(counts)
         return Tables(*(jnp.asarray(x, jnp.float32) for x in (rates, one * other)))
 
     return evaluate(jnp.arange(steps))

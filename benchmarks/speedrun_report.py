@@ -17,11 +17,11 @@ Record = dict[str, Any]
 def summary(results: Sequence[Record], policies: Sequence[str]) -> list[Record]:
     """For each policy means and standard deviations, and differences from the control.
 
-    The control is airbench where that was run, else the first policy.
+    The control is airbench where that was run, else the first policy; it stands first.
     """
     control = CONTROL if CONTROL in policies else policies[0]
     found: list[Record] = []
-    for policy in policies:
+    for policy in sorted(policies, key=lambda policy: policy != control):
         row: Record = {"policy": policy, "expected": POLICIES[policy].expected}
         for name in MEASURES:
             values = _measures(results, policy, name)

@@ -144,7 +144,7 @@ def speedrun(record: Record) -> Rows:
     rows[0] += [f"{record['steps']} steps, %", f"by {control}, points", "seconds"]
     for row in record["summary"]:
         runs = chosen(record, policy=row["policy"])
-        curves = [[augmented for _, augmented, _ in run["curve"]] for run in runs]
+        curves = [[accuracy for _, accuracy in run["curve"]] for run in runs]
         on_the_way = [
             f"{100 * statistics.fmean(c):.1f}" for c in zip(*curves, strict=True)
         ]

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from record import environment, summary, write
+from record import environment, natural, positive, summary, write
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
@@ -133,10 +133,10 @@ def main() -> None:
     """Parses the command line, measures, prints, writes the record."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
-    parser.add_argument("--batches", nargs="+", type=int, default=BATCHES)
+    parser.add_argument("--batches", nargs="+", type=natural, default=BATCHES)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of a turn")
+    parser.add_argument("--rounds", type=natural, default=9)
+    parser.add_argument("--seconds", type=positive, default=1.0, help="of a turn")
     parser.add_argument("--json", type=pathlib.Path, help="write the record here")
     options = parser.parse_args()
     record: dict[str, Any] = {"environment": environment(), "results": []}

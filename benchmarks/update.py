@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from record import environment, summary, write
+from record import environment, natural, summary, write
 
 import optax_llr
 
@@ -196,12 +196,14 @@ def profile(num_layers: int, rounds: int, steps: int) -> None:
 def main() -> None:
     """Parses the command line, measures, prints, writes the record."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--layers", type=int, nargs="*", default=[10, 100, 500, 1000])
-    parser.add_argument("--stacked", type=int, nargs="*", default=[1000])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=50, help="timed steps a round")
+    parser.add_argument(
+        "--layers", type=natural, nargs="*", default=[10, 100, 500, 1000]
+    )
+    parser.add_argument("--stacked", type=natural, nargs="*", default=[1000])
+    parser.add_argument("--rounds", type=natural, default=5)
+    parser.add_argument("--steps", type=natural, default=50, help="timed steps a round")
     parser.add_argument("--partition-up-to", type=int, default=500, metavar="LAYERS")
-    parser.add_argument("--profile", type=int, metavar="LAYERS")
+    parser.add_argument("--profile", type=natural, metavar="LAYERS")
     parser.add_argument("--json", type=pathlib.Path, help="write the record here")
     options = parser.parse_args()
     if options.profile:

@@ -11,6 +11,7 @@ import optax
 import pytest
 import speedrun
 import speedrun_data
+import speedrun_figure
 import speedrun_images
 import speedrun_rates
 import speedrun_report
@@ -19,6 +20,7 @@ from speedrun_images import Images, draw, seen, views
 from speedrun_program import Fast, Program, Told, pulled
 
 import optax_llr
+from experiments import figures
 from experiments.cifar import CIFAR10, DataError
 from experiments.data import read_sample
 from optax_llr._layers import leaves_by_path
@@ -353,6 +355,7 @@ def test_test_time_augmentation_weighs_six_views():
     batch = data()._replace(labels=jnp.asarray(best))
     correct = jax.jit(program("nesterov").correct)(fast, batch)
     assert correct.tolist() == [COUNT, int((best == plain).sum())]
+    assert jax.jit(program("nesterov").correct_plain)(fast, batch) == correct[1]
 
 
 @pytest.mark.slow
@@ -369,14 +372,14 @@ def test_steps_in_one_call_are_single_steps():
         )
 
 
-def full(policy, name="nesterov"):
+def full(policy, name="nesterov", factor=1.0):
     """Tables of a policy over the published number of steps, by layer."""
     layers = program(name).layers
     recipe = speedrun_rates.RECIPES[name]
     per_epoch = 50_000 // recipe.batch
     steps = int(np.ceil(per_epoch * recipe.epochs))
     found = speedrun_rates.tables(
-        policy, recipe, layers, steps, recipe.batch, per_epoch
+        policy, recipe, layers, steps, recipe.batch, per_epoch, factor
     )
     by_layer = dict(zip(layers.names, np.asarray(found.multipliers).T, strict=True))
     return steps, np.asarray(found.rate), by_layer
@@ -389,6 +392,17 @@ def test_global_rate_starts_peaks_and_ends_where_airbench_does():
     np.testing.assert_allclose(rate[[0, 109]], [0.3, 1.5], rtol=1e-6)
     end = 1 - 0.93 * (475 - 109) / (476 - 109)
     np.testing.assert_allclose(rate[475], 1.5 * end, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", speedrun_rates.RECIPES)
+def test_another_rate_is_that_of_all_layers(name):
+    (_, rate, by_layer), (_, half, same) = (
+        full("airbench", name),
+        full("airbench", name, 0.5),
+    )
+    np.testing.assert_array_equal(half, rate / 2)
+    for layer, multipliers in by_layer.items():
+        np.testing.assert_array_equal(same[layer], multipliers)
 
 
 def test_airbench_multiplies_norm_biases_and_stops_the_whitening():
@@ -482,10 +496,36 @@ def test_summary_pairs_runs_by_seed():
         for policy, base in (("airbench", 0.9), ("uniform", 0.8))
         for seed in range(4)
     ]
-    control, other = speedrun_report.summary(results, ["airbench", "uniform"])
+    control, other = speedrun_report.summary(results, ["uniform", "airbench"])
+    assert (control["policy"], other["policy"]) == ("airbench", "uniform")
     np.testing.assert_allclose(control["accuracy"]["mean"], 0.915)
     np.testing.assert_allclose(other["accuracy"]["minus_airbench"]["mean"], -0.1)
     assert "minus_airbench" not in control["accuracy"]
+
+
+def test_figure_shows_every_look_by_seed_and_what_differs(tmp_path):
+    def run(policy, seed, base):
+        seen = {"accuracy": base, "plain": base - 0.02, "seconds": 1.0}
+        look = [5, base / 2 + seed / 100]
+        return {"policy": policy, "seed": seed, "curve": [look], **seen}
+
+    runs = [run("airbench", seed, 0.8) for seed in (1, 0, 2)]  # in any order
+    runs += [run("uniform", seed, 0.6 + 0.01 * seed**2) for seed in (2, 1, 0)]
+    summary = speedrun_report.summary(runs, ["uniform", "airbench"])
+    record = {"steps": 10, "results": runs, "summary": summary}
+    curves = speedrun_figure.curves_of(record)
+    assert list(curves) == ["airbench", "uniform"]
+    steps, ours = curves["uniform"]
+    np.testing.assert_array_equal(steps, [5, 10])
+    np.testing.assert_allclose(ours, [[30, 58], [31.5, 59], [34, 62]])
+    page = figures.figure(*speedrun_figure.panels(record))
+    accuracy, difference, _ = page.axes
+    assert [line.get_label() for line in accuracy.lines] == ["airbench", "uniform"]
+    (line,) = difference.lines
+    np.testing.assert_allclose(line.get_ydata(), [-55 / 6, -55 / 3])
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps(record))
+    assert speedrun_figure.draw(path).read_bytes().startswith(b"\x89PNG")
 
 
 def record_of(words, tmp_path, monkeypatch):
@@ -507,7 +547,9 @@ def test_whole_comparison_is_run_and_recorded(tmp_path, monkeypatch, capsys):
     for run in record["results"]:
         assert 0 <= run["accuracy"] <= 1
         assert run["seconds"] > 0
-        assert [step for step, *_ in run["curve"]] == [3]
+        ((step, plain),) = run["curve"]
+        assert step == 3
+        assert 0 <= plain <= 1
     assert [row["n"] for row in record["summary"]] == [2, 2]
 
 

@@ -1,0 +1,107 @@
+"""Draws the accuracies of a speed run over its steps, beside its record.
+
+python benchmarks/speedrun_figure.py benchmarks/results/cpu/speedrun.json
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from experiments import figures
+from experiments.figures import Curve, Panel
+
+DOTS_PER_INCH = 110
+Record = dict[str, Any]
+
+
+def curves_of(record: Record) -> dict[str, Curve]:
+    """Steps (S,), and points of accuracy without augmentation (seeds, S), by policy."""
+    found: dict[str, Curve] = {}
+    for row in record["summary"]:
+        runs = sorted(
+            (run for run in record["results"] if run["policy"] == row["policy"]),
+            key=lambda run: run["seed"],
+        )
+        looks = [[*run["curve"], (record["steps"], run["plain"])] for run in runs]
+        steps, accuracies = np.moveaxis(np.array(looks, float), -1, 0)
+        found[row["policy"]] = steps[0], 100 * accuracies
+    return found
+
+
+def panels(record: Record) -> list[Panel]:
+    """Accuracy over steps, and what differs from the control then and at the end."""
+    curves = curves_of(record)
+    pens, control = figures.pens_for(curves), next(iter(curves))
+    _, theirs = curves[control]
+    others = {
+        policy: (steps, ours - theirs)
+        for policy, (steps, ours) in curves.items()
+        if policy != control
+    }
+    last = {policy: ours[:, -1].tolist() for policy, (_, ours) in others.items()}
+    accuracy = "test accuracy, %"
+    return [
+        keyed(curves=curves, title=accuracy, quantity=accuracy),
+        keyed(
+            curves=others,
+            title=f"paired differences to {control}",
+            quantity="points of test accuracy",
+            pens=pens,
+        ),
+        partial(
+            figures.draw_differences,
+            pairs=last,
+            intervals=_intervals(record["summary"], control),
+            title="after the last step",
+            pens=pens,
+            labels={},
+        ),
+    ]
+
+
+def keyed(**drawn: Any) -> Panel:
+    """Curves with their legend, however many they are."""
+
+    def draw(axes: Axes) -> None:
+        figures.draw_curves(axes, **drawn)
+        axes.legend(fontsize=7)
+
+    return draw
+
+
+def draw(path: pathlib.Path) -> pathlib.Path:
+    """Draws a record into a PNG beside it; where that is."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    drawn = path.with_suffix(".png")
+    page = figures.figure(*panels(record))
+    page.savefig(drawn, dpi=DOTS_PER_INCH, facecolor="white")
+    return drawn
+
+
+def _intervals(
+    summary: Sequence[Mapping[str, Any]], control: str
+) -> dict[str, tuple[float, float]]:
+    """Those of the mean differences that have one, in points."""
+    found: dict[str, tuple[float, float]] = {}
+    for row in summary:
+        difference = row["plain"].get(f"minus_{control}")
+        if difference and difference["interval"]:
+            low, high = difference["interval"]
+            found[row["policy"]] = 100 * low, 100 * high
+    return found
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("records", type=pathlib.Path, nargs="+", metavar="RECORD")
+    for record in parser.parse_args().records:
+        print(draw(record))
