@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+import statistics
 
 import pytest
 import speedrun_report
@@ -128,3 +129,30 @@ def test_the_sentence_on_the_study_says_what_its_summary_holds(policy, sign):
         "freezeout": "costs {:.1f} ({:.1f} to {:.1f})",
     }
     assert words[policy].format(100 * sign * difference["mean"], low, high) in text
+
+
+def test_the_text_on_the_speed_run_says_what_its_records_hold():
+    text = " ".join(tables.READMES[0].read_text("utf-8").split())
+
+    def rows(name):
+        record = json.loads((tables.RESULTS / "cpu" / f"{name}.json").read_text())
+        return {row["policy"]: row for row in record["summary"]}, record["results"]
+
+    def ahead(name):
+        return 100 * rows(name)[0]["uniform"]["accuracy"]["minus_airbench"]["mean"]
+
+    def on_the_way(policy):
+        runs = [run for run in rows("speedrun")[1] if run["policy"] == policy]
+        looks = zip(*(run["curve"] for run in runs), strict=True)
+        return {of[0][0]: statistics.fmean(value for _, value in of) for of in looks}
+
+    slow, fast = on_the_way("airbench"), on_the_way("uniform")
+    early, later = (f"{100 * looks[48]:.0f}" for looks in (slow, fast))
+    assert f"{early} % after 48 steps, against {later}" in text
+    assert all(fast[step] > slow[step] for step in slow)
+    best = 100 * rows("speedrun_double")[0]["uniform"]["accuracy"]["mean"]
+    assert f"ahead by {-ahead('speedrun_half'):.1f} points" in text
+    assert f"behind by {ahead('speedrun_double'):.0f}" in text
+    assert f"the highest accuracy of all, {best:.1f} on three seeds" in text
+    others = rows("speedrun")[0].values()
+    assert all(100 * row["accuracy"]["mean"] < best for row in others)
