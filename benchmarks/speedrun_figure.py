@@ -1,6 +1,8 @@
-"""Draws the accuracies of a speed run over its steps, beside its record.
+"""Draws the accuracies of a speed run over its steps.
 
-python benchmarks/speedrun_figure.py benchmarks/results/cpu/speedrun.json
+    python benchmarks/speedrun_figure.py benchmarks/results/cpu/speedrun.json
+
+The figure is a PNG beside the record.
 """
 
 import argparse
@@ -47,10 +49,13 @@ def panels(record: Record) -> list[Panel]:
         for policy, (steps, ours) in curves.items()
         if policy != control
     }
-    last = {policy: ours[:, -1].tolist() for policy, (_, ours) in others.items()}
     accuracy = "test accuracy, %"
+    alone = keyed(curves=curves, title=accuracy, quantity=accuracy)
+    if not others:
+        return [alone]
+    last = {policy: ours[:, -1].tolist() for policy, (_, ours) in others.items()}
     return [
-        keyed(curves=curves, title=accuracy, quantity=accuracy),
+        alone,
         keyed(
             curves=others,
             title=f"paired differences to {control}",

@@ -523,6 +523,8 @@ def test_figure_shows_every_look_by_seed_and_what_differs(tmp_path):
     assert [line.get_label() for line in accuracy.lines] == ["airbench", "uniform"]
     (line,) = difference.lines
     np.testing.assert_allclose(line.get_ydata(), [-55 / 6, -55 / 3])
+    alone = record | {"summary": speedrun_report.summary(runs, ["uniform"])}
+    assert len(speedrun_figure.panels(alone)) == 1
     path = tmp_path / "record.json"
     path.write_text(json.dumps(record))
     assert speedrun_figure.draw(path).read_bytes().startswith(b"\x89PNG")
