@@ -146,12 +146,14 @@ class Runner:
 
     def warm_up(self) -> None:
         """Calls once whatever is compiled."""
+        state = self._initial(np.uint32(0), self._train.images)
+        for correct in (self._correct, self._correct_plain):
+            jax.block_until_ready(correct(state.fast, self._test[0]))
         for policy, parts in self._parts.items():
             state, told = self._begun(policy, 0)
             for part in parts:
                 state = part.run(state, told)
-            for correct in (self._correct, self._correct_plain):
-                jax.block_until_ready(correct(state.fast, self._test[0]))
+            jax.block_until_ready(state)
 
     def run(self, policy: str, seed: int) -> Record:
         """Trains once; what came of it."""
@@ -163,16 +165,15 @@ class Runner:
             if part.stop in self._looks:
                 jax.block_until_ready(state)
                 seconds += _now() - began
-                [plain] = self._accuracy(self._correct_plain, state)
-                curve.append((part.stop, plain))
+                curve.append((part.stop, self._accuracy(self._correct_plain, state)))
                 began = _now()
-        accuracy, plain = self._accuracy(self._correct, state)
+        accuracy = self._accuracy(self._correct, state)
         seconds += _now() - began
         return {
             "policy": policy,
             "seed": seed,
             "accuracy": accuracy,
-            "plain": plain,
+            "plain": self._accuracy(self._correct_plain, state),
             "seconds": seconds,
             "curve": curve,
         }
@@ -185,11 +186,11 @@ class Runner:
 
     def _accuracy(
         self, correct: Callable[[Fast, Images], jax.Array], state: State
-    ) -> list[float]:
-        """On the test images, by one count of right answers or several."""
+    ) -> float:
+        """On the test images, by a count of right answers."""
         found = [correct(state.fast, batch) for batch in self._test]
         images = sum(len(batch.labels) for batch in self._test)
-        return np.atleast_1d(np.sum(jax.device_get(found), axis=0) / images).tolist()
+        return sum(map(int, jax.device_get(found))) / images
 
 
 def _cut(

@@ -17,6 +17,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import numpy as np
 from matplotlib.axes import Axes
+from tables import chosen
 
 from experiments import figures
 from experiments.figures import Curve, Panel
@@ -29,10 +30,8 @@ def curves_of(record: Record) -> dict[str, Curve]:
     """Steps (S,), and points of accuracy without augmentation (seeds, S), by policy."""
     found: dict[str, Curve] = {}
     for row in record["summary"]:
-        runs = sorted(
-            (run for run in record["results"] if run["policy"] == row["policy"]),
-            key=lambda run: run["seed"],
-        )
+        runs = chosen(record, policy=row["policy"])
+        runs.sort(key=lambda run: run["seed"])
         looks = [[*run["curve"], (record["steps"], run["plain"])] for run in runs]
         steps, accuracies = np.moveaxis(np.array(looks, float), -1, 0)
         found[row["policy"]] = steps[0], 100 * accuracies

@@ -124,7 +124,7 @@ def _check_begun(
     if before is None:
         study.set_user_attr("versions", versions)
         study.set_user_attr("begun", asked)
-    elif differing := folders.differences(before, dict.fromkeys(before) | {**asked}):
+    elif differing := folders.differences(before, {**dict.fromkeys(before), **asked}):
         raise ValueError(
             f"the search {study.study_name!r} was begun otherwise: "
             f"{'; '.join(differing)}. Give the same to go on with it, or another --name"
