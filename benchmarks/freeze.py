@@ -45,7 +45,7 @@ def policy(power: int, t0: float) -> Policy:
         summary="",
         expectation="",
         source="",
-        multipliers=lambda layers, total: optax_llr.freezeout(
+        multipliers=lambda layers, total: optax_llr.freezeout_schedule(
             layers, total, t0=t0, power=power
         ),
         schedule="constant",

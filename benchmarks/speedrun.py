@@ -200,7 +200,7 @@ def _cut(
     multipliers = np.asarray(table.multipliers)
     cuts: list[tuple[Phase, int, int]] = []
     for phase in optax_llr.freeze_phases(
-        program.layers, optax_llr.table(multipliers), len(multipliers)
+        program.layers, optax_llr.table_schedule(multipliers), len(multipliers)
     ):
         within = {look for look in looks if phase.start < look < phase.stop}
         bounds = sorted({phase.start, phase.stop} | within)

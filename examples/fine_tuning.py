@@ -81,7 +81,7 @@ print(f"task A: accuracy {accuracy(trained, task_a):.2f}")
 print(f"task B from scratch: accuracy {accuracy(alone, task_b):.2f}")
 
 decay = optax_llr.layer_decay(layers, 1 / 2.6)
-unfreeze = optax_llr.gradual_unfreeze(layers, steps_per_stage=STEPS // 5)
+unfreeze = optax_llr.gradual_unfreeze_schedule(layers, steps_per_stage=STEPS // 5)
 trained["head"] = start["head"]
 phases = train(trained, adam, lambda t: unfreeze(t) * decay, x[:60], task_b[:60])
 for phase, tuned in phases:

@@ -249,7 +249,7 @@ def policy_phases(tables: Tables, config: Config, layers: Layers) -> tuple[Phase
     """The phases of a run under these tables, by which layers are frozen."""
     total = config.total_steps
     shortest = max(1, round(config.shortest_phase * total))
-    multipliers = optax_llr.table(tables.multipliers)
+    multipliers = optax_llr.table_schedule(tables.multipliers)
     return tuple(optax_llr.freeze_phases(layers, multipliers, total, shortest))
 
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 import optax_llr
-from optax_llr import RangeTest
+from optax_llr.contrib import RangeTest
 
 from . import figures, folders, significance
 from .data import Dataset
@@ -78,7 +78,7 @@ def _find(
         f"{config.source}, {points} multipliers × {asked.repeats} repeats of "
         f"{asked.horizon} steps, after {asked.warmup}"
     )
-    test = optax_llr.layer_range_test(
+    test = optax_llr.contrib.layer_range_test(
         probe.layers,
         lambda rows: probe.losses(rows, range(asked.repeats), "range test"),
         np.logspace(-DECADES, DECADES, points),

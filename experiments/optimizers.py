@@ -93,7 +93,7 @@ def measuring(rule: Callable[[Config], Rule]) -> Layering:
 
     def adapted(make: Make, told: Told, config: Config, layers: Layers) -> Chain:
         inner = make(told.rate)
-        return optax_llr.adapt_layers(inner, rule(config), layers, relative=True)
+        return optax_llr.adapt_layers(inner, layers, rule(config), relative=True)
 
     return adapted
 

@@ -24,7 +24,7 @@ import numpy as np
 import optax
 
 import optax_llr
-from optax_llr import Layers, Rule, rules
+from optax_llr import Layers, Rule, contrib, rules
 
 from .config import CONTROLS, Config
 from .optimizers import Layering, measuring, rotating, scheduled
@@ -185,14 +185,14 @@ def _moving(
 ) -> Multipliers:
     first = optax.linear_schedule(first_start, first_end, total_steps)
     last = optax.linear_schedule(last_start, last_end, total_steps)
-    return optax_llr.interpolate(layers, first, last)
+    return optax_llr.interpolate_schedule(layers, first, last)
 
 
 def _static(
     layers: Layers, total_steps: int, *, first: float, last: float
 ) -> Multipliers:
     del total_steps
-    return optax_llr.interpolate(layers, first, last)
+    return optax_llr.interpolate_schedule(layers, first, last)
 
 
 def _three_stage(
@@ -210,13 +210,15 @@ def _three_stage(
     last = optax.linear_schedule(last_start, last_end, total_steps)
     ends = {0: first, int(layers.level.max()): last}
     levels = zip(layers.names, layers.level.tolist(), strict=True)
-    return optax_llr.per_layer(layers, {n: ends.get(level, 1.0) for n, level in levels})
+    return optax_llr.per_layer_schedule(
+        layers, {n: ends.get(level, 1.0) for n, level in levels}
+    )
 
 
 def _cascade(
     layers: Layers, total_steps: int, *, first_peak: float, last_peak: float
 ) -> Multipliers:
-    return optax_llr.cascade(
+    return optax_llr.cascade_schedule(
         layers,
         _whole_steps(first_peak, total_steps),
         _whole_steps(last_peak, total_steps),
@@ -237,14 +239,16 @@ def _discriminative(layers: Layers, total_steps: int, *, factor: float) -> Multi
 def _unfreeze_top_first(
     layers: Layers, total_steps: int, *, duration: float
 ) -> Multipliers:
-    return optax_llr.gradual_unfreeze(layers, _stage(layers, total_steps, duration))
+    return optax_llr.gradual_unfreeze_schedule(
+        layers, _stage(layers, total_steps, duration)
+    )
 
 
 def _unfreeze_bottom_first(
     layers: Layers, total_steps: int, *, duration: float
 ) -> Multipliers:
     stage = _stage(layers, total_steps, duration)
-    return optax_llr.gradual_unfreeze(layers, stage, top_first=False)
+    return optax_llr.gradual_unfreeze_schedule(layers, stage, top_first=False)
 
 
 def _stage(layers: Layers, total_steps: int, duration: float) -> float:
@@ -255,7 +259,7 @@ def _stage(layers: Layers, total_steps: int, duration: float) -> float:
 def _freezeout(
     layers: Layers, total_steps: int, *, t0: float, power: float
 ) -> Multipliers:
-    return optax_llr.freezeout(layers, total_steps, t0, power)
+    return optax_llr.freezeout_schedule(layers, total_steps, t0, power)
 
 
 def _rotation_alpha(layers: Layers, total_steps: int, *, alpha: float) -> Multipliers:
@@ -281,7 +285,7 @@ def _tail_exponent(config: Config) -> Rule:
 
 
 def _learned(config: Config) -> Rule:
-    return rules.learned(config.total_steps)
+    return contrib.learned(config.total_steps)
 
 
 POLICIES = {

@@ -294,7 +294,7 @@ def test_the_figure_names_every_layer_and_hatches_what_diverged(count):
         losses[vectors[:, 0] > 20] = np.nan
         return np.stack([losses, losses], -1)
 
-    page = finding.figure(optax_llr.layer_range_test(layers, run))
+    page = finding.figure(optax_llr.contrib.layer_range_test(layers, run))
     axes = page.axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == list(names)
     assert [patch.get_hatch() for patch in axes.patches] == ["////"] * 2
@@ -306,7 +306,7 @@ def test_the_figure_names_every_layer_and_hatches_what_diverged(count):
 def test_the_figure_is_white_where_nothing_changes():
     layers = optax_llr.Layers(("a", "b"), np.arange(2), {"a": 0, "b": 1})
     page = finding.figure(
-        optax_llr.layer_range_test(layers, lambda rows: rows[:, :1] ** 0)
+        optax_llr.contrib.layer_range_test(layers, lambda rows: rows[:, :1] ** 0)
     )
     colours = page.axes[0].collections[0].to_rgba(np.zeros(1))
     np.testing.assert_allclose(colours[0, :3], 1, atol=0.05)

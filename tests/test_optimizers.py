@@ -368,7 +368,7 @@ def test_a_rule_multiplies_what_the_optimizer_makes_of_the_rate(name, decay):
         state = optimizer.init(INITIAL)._replace(hyperparams=told)
         updates, state = quick_jit(optimizer.update)(gradients, state, INITIAL)
         results.append(flat(updates))
-        used = optax_llr.layer_multipliers(state, LAYERS)
+        used = optax_llr.layer_multipliers(LAYERS, state)
         np.testing.assert_allclose(list(used.values()), multipliers, rtol=1e-6)
         found = optimizers.measured(state)
         assert (found is None) == (optimizer is known)

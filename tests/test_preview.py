@@ -50,7 +50,9 @@ def made(multipliers, rates=None, names=None):
     total, count = multipliers.shape
     layers = layers_of(names or [f"layer{i}" for i in range(count)])
     rates = np.ones(total, np.float32) if rates is None else np.asarray(rates)
-    phases = optax_llr.freeze_phases(layers, optax_llr.table(multipliers), total)
+    phases = optax_llr.freeze_phases(
+        layers, optax_llr.table_schedule(multipliers), total
+    )
     return preview.Preview(layers, program.Tables(rates, multipliers), phases)
 
 

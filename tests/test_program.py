@@ -84,7 +84,7 @@ def test_steps_agree_with_sgd_written_out(program, step, images):
         state = step(state, images, tables)
         for path, value in flat(state.params).items():
             np.testing.assert_allclose(value, params[path], rtol=1e-4, atol=1e-6)
-    inner = optax_llr.layer_multipliers(state.opt_state, program.layers)
+    inner = optax_llr.layer_multipliers(program.layers, state.opt_state)
     np.testing.assert_allclose(list(inner.values()), tables.multipliers[2], rtol=1e-6)
 
 

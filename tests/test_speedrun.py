@@ -23,7 +23,7 @@ import optax_llr
 from experiments import figures
 from experiments.cifar import CIFAR10, DataError
 from experiments.data import read_sample
-from optax_llr._layers import leaves_by_path
+from optax_llr.layers._paths import leaves_by_path
 
 BATCH, COUNT, STEPS, PER_EPOCH = 8, 40, 12, 1
 SUM = BATCH  # airbench's losses are sums over the batch, ours means
@@ -55,7 +55,7 @@ def initial(name):
 
 
 def phase_of(name, step):
-    multipliers = optax_llr.table(told(name).tables.multipliers)
+    multipliers = optax_llr.table_schedule(told(name).tables.multipliers)
     phases = optax_llr.freeze_phases(program(name).layers, multipliers, STEPS)
     return next(phase for phase in phases if step < phase.stop).key
 

@@ -1,0 +1,163 @@
+"""Layers: which parameters share a multiplier, in what order and at what level."""
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import json
+import types
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from .._checks import check_numbers
+from ._paths import PyTree, leaves_by_path, quoted
+
+Member = int | tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Layers:
+    """The ordered layers of a model, made by `trace_layers` or `match_layers`.
+
+    A layer is a set of parameters that share a multiplier. Immutable and hashable;
+    it knows the paths of parameters, never their values.
+
+    Attributes:
+        names: the L layers' names, in forward order.
+        level: int array (L,); how many layers lie between the input and this one on
+            the longest path. Parallel branches share a level. The first is 0.
+        members: for each parameter's path the index of its layer; for a stacked
+            parameter a tuple of indices, one for each slice of axis 0.
+
+    Raises:
+        ValueError: if names repeat, lengths differ, an index is out of range, or a
+            layer has no parameter.
+
+    Example:
+        >>> import numpy as np, optax_llr
+        >>> params = {"stem": {"w": np.ones((4, 4))}, "head": {"w": np.ones((4, 2))}}
+        >>> rules = [("stem/.*", "stem"), ("head/.*", "head")]
+        >>> layers = optax_llr.match_layers(params, rules)
+        >>> layers.names, layers.depth
+        (('stem', 'head'), array([0., 1.]))
+    """
+
+    names: tuple[str, ...]
+    level: np.ndarray
+    members: Mapping[str, Member]
+
+    def __post_init__(self):
+        names = tuple(self.names)
+        level = np.array(self.level)
+        if {type(name) for name in names} - {str}:
+            raise ValueError(f"Layers: names must be strings, got {names}")
+        members = {
+            path: tuple(map(int, m)) if isinstance(m, tuple) else int(m)
+            for path, m in sorted(self.members.items())
+        }
+        repeated = [n for n, times in collections.Counter(names).items() if times > 1]
+        if repeated:
+            raise ValueError(f"Layers: names must differ; these repeat: {repeated}")
+        whole = level.dtype.kind in "iu" or not level.size
+        if level.shape != (len(names),) or not whole or (level < 0).any():
+            raise ValueError(
+                f"Layers: expected an int level ≥ 0 for each of {len(names)} layers, "
+                f"got {level.tolist()}"
+            )
+        used = {i for m in members.values() for i in as_indices(m)}
+        if used != set(range(len(names))):
+            empty = [names[i] for i in range(len(names)) if i not in used]
+            outside = sorted(used - set(range(len(names))))
+            raise ValueError(
+                f"Layers: layers without a parameter: {quoted(empty)}; "
+                f"indices that are no layer: {outside[:8]}"
+            )
+        level.flags.writeable = False
+        object.__setattr__(self, "names", names)
+        object.__setattr__(self, "level", level)
+        object.__setattr__(self, "members", types.MappingProxyType(members))
+
+    @property
+    def depth(self) -> np.ndarray:
+        """Float array (L,): `level` scaled to [0, 1]; 0 for a single level."""
+        return self.level / max(1, self.level.max(initial=0))
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits that change with names and members."""
+        assignment = self.names, tuple(self.members.items())
+        return hashlib.sha256(json.dumps(assignment).encode()).hexdigest()[:16]
+
+    @functools.cached_property
+    def _key(self) -> tuple[Any, ...]:
+        return self.names, tuple(self.level.tolist()), tuple(self.members.items())
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Layers) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __reduce__(self):
+        return Layers, (self.names, self.level, dict(self.members))
+
+    def __repr__(self) -> str:
+        width = max(map(len, self.names), default=0)
+        paths = collections.defaultdict[int, list[str]](list)
+        for path, member in self.members.items():
+            if isinstance(member, int):
+                paths[member].append(path)
+            else:
+                for row, index in enumerate(member):
+                    paths[index].append(f"{path}[{row}]")
+        rows = [
+            f"  {level:>3}  {name:<{width}}  {', '.join(paths[i])}"
+            for i, (name, level) in enumerate(
+                zip(self.names, self.level.tolist(), strict=True)
+            )
+        ]
+        head = f"Layers({len(self)}, {self.fingerprint}: level, name, parameters"
+        return "\n".join([head, *rows, ")"])
+
+
+def as_indices(member: Member) -> tuple[int, ...]:
+    """The layers that a parameter belongs to, as a tuple also where it is one."""
+    return (member,) if isinstance(member, int) else member
+
+
+def check_leaf(layers: Layers, path: str, leaf: Any) -> None:
+    """Refuses a leaf that these `Layers` do not know, or not in this shape."""
+    if path not in layers.members:
+        raise ValueError(
+            f"parameter {path!r} is in none of the layers; they know "
+            f"{quoted(layers.members)}. Make the layers from the same tree that the "
+            "optimizer is given"
+        )
+    member, shape = layers.members[path], jnp.shape(leaf)
+    if isinstance(member, tuple) and shape[:1] != (len(member),):
+        raise ValueError(
+            f"parameter {path!r} was stacked, with {len(member)} slices along axis 0; "
+            f"it now has shape {shape}"
+        )
+
+
+def check_leaves(layers: Layers, tree: PyTree) -> None:
+    """Refuses a tree with a leaf that these `Layers` do not know."""
+    for path, leaf in leaves_by_path(tree).items():
+        check_leaf(layers, path, leaf)
+
+
+def check_arguments(function: str, layers: object, **numbers: object) -> None:
+    """Demands `Layers` and, by the names of the arguments, finite real numbers."""
+    if not isinstance(layers, Layers):
+        raise ValueError(
+            f"{function}: layers: expected Layers, as trace_layers and match_layers "
+            f"make them, got {layers!r}"
+        )
+    check_numbers(function, **numbers)

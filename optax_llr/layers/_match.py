@@ -1,0 +1,107 @@
+"""match_layers: layers by ordered rules over the paths of parameters."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from ._layers import Layers, Member
+from ._paths import PyTree, leaves_by_path, natural_key, quoted
+
+
+def match_layers(params: PyTree, rules: Sequence[tuple[str, str]]) -> Layers:
+    r"""Makes layers by ordered rules over the paths of parameters.
+
+    A parameter belongs to the first rule whose pattern matches the whole of its path
+    (`re.fullmatch`); parameters that get the same name form one layer. Layers are
+    ordered by rule and, within a rule, by name with numbers read as numbers; each
+    layer is one level above the one before it.
+
+    Args:
+        params: any pytree; arrays or `jax.ShapeDtypeStruct`.
+        rules: pairs (pattern, name). The name may refer to groups of the pattern
+            (`\1`, `\g<block>`). A name that ends in `[:]` says that the parameters
+            are stacked: one layer for each slice of axis 0, `name[0]`, `name[1]`, ….
+
+    Returns:
+        The `Layers`.
+
+    Raises:
+        ValueError: for a parameter that no rule covers, a rule that covers nothing,
+            or stacked parameters of one name with different numbers of slices.
+
+    Example:
+        >>> import jax.numpy as jnp, optax_llr
+        >>> params = {f"block{i}": {"w": jnp.ones((2, 2))} for i in range(12)}
+        >>> rules = [(r"block(\d+)/.*", r"b\1")]
+        >>> optax_llr.match_layers(params, rules).names[:4]
+        ('b0', 'b1', 'b2', 'b3')
+    """
+    shapes = {path: np.shape(leaf) for path, leaf in leaves_by_path(params).items()}
+    rules = list(rules)
+    names: dict[str, str] = {}
+    rank: dict[str, int] = {}
+    hits: set[int] = set()
+    for path in shapes:
+        for i, (pattern, template) in enumerate(rules):
+            if (name := _named_by(pattern, template, path)) is not None:
+                names[path] = name
+                rank[name] = min(i, rank.get(name, i))
+                hits.add(i)
+                break
+    _demand_cover(rules, hits, shapes, names)
+    layer_names: list[str] = []
+    member: dict[str, Member] = {}
+    for name in sorted(rank, key=lambda name: (rank[name], natural_key(name))):
+        start = len(layer_names)
+        if name.endswith("[:]"):
+            stacked = {path: shapes[path] for path in shapes if names[path] == name}
+            length = _common_length(name, stacked)
+            layer_names += [f"{name[:-3]}[{i}]" for i in range(length)]
+            member[name] = tuple(range(start, start + length))
+        else:
+            layer_names.append(name)
+            member[name] = start
+    return Layers(
+        names=tuple(layer_names),
+        level=np.arange(len(layer_names)),
+        members={path: member[name] for path, name in names.items()},
+    )
+
+
+def _named_by(pattern: str, template: str, path: str) -> str | None:
+    try:
+        match = re.fullmatch(pattern, path)
+        return match and match.expand(template)
+    except (re.error, IndexError) as error:
+        raise ValueError(
+            f"match_layers: the rule {(pattern, template)} is no pattern with a name "
+            f"({error})"
+        ) from error
+
+
+def _demand_cover(
+    rules: Sequence[tuple[str, str]],
+    hits: Iterable[int],
+    paths: Iterable[str],
+    covered: Iterable[str],
+) -> None:
+    uncovered = sorted(set(paths) - set(covered))
+    idle = [rule for i, rule in enumerate(rules) if i not in set(hits)]
+    if uncovered or idle:
+        raise ValueError(
+            "match_layers: every parameter needs a rule, every rule a parameter. "
+            f"Parameters without a rule: {quoted(uncovered)}; rules that cover nothing "
+            f"(more than the rules before them do): {quoted(map(str, idle))}; "
+            f"all paths: {quoted(paths, limit=32)}"
+        )
+
+
+def _common_length(name: str, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    lengths = {shape[:1] for shape in shapes.values()}
+    if len(lengths) != 1 or lengths <= {(), (0,)}:
+        raise ValueError(
+            f"match_layers: parameters stacked as {name!r} need one length of axis 0; "
+            f"got {quoted(f'{path}: {shape}' for path, shape in shapes.items())}"
+        )
+    return lengths.pop()[0]

@@ -1,0 +1,594 @@
+"""Multipliers known before training: arrays (L,) and Optax schedules `count -> (L,)`.
+
+Where no time is involved a function returns an array, else an ordinary Optax schedule
+that works under `jit`, `vmap` and `scan`. Numbers may be traced (to `vmap` over them,
+say); the values of what is traced cannot be checked and are not. Every case that is
+exact by definition (0, 1, the value at the end) is selected by comparing steps, because
+what a compiler makes of `x / x` or of `1 - x + x` differs between backends.
+"""
+
+import reprlib
+from collections.abc import Mapping
+from typing import Any, TypeAlias, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.core import Tracer
+from jax.typing import ArrayLike
+
+from ._checks import Number, finite, float_type, is_number, is_real, require
+from .layers._layers import Layers, check_arguments
+from .layers._paths import close_to, quoted
+
+ArrayOrSchedule: TypeAlias = np.ndarray | jax.Array | optax.Schedule
+
+
+def interpolate_schedule(
+    layers: Layers, first: optax.ScalarOrSchedule, last: optax.ScalarOrSchedule
+) -> ArrayOrSchedule:
+    r"""Multipliers on a straight line through the depth, from first to last layer.
+
+    .. math::
+        m_l(t) = a(t) + (b(t) - a(t)) \, d_l
+
+    where :math:`d_l` is the depth of layer l, 0 for the first level and 1 for the last.
+    Layers on one level get one multiplier. A model of a single level gets a.
+
+    Args:
+        layers: the L layers.
+        first: a, the multiplier of the first level: a number or a schedule.
+        last: b, the multiplier of the last level: a number or a schedule.
+
+    Returns:
+        An array (L,) if both ends are numbers, else a schedule `count -> (L,)`.
+
+    Raises:
+        ValueError: if an end is neither a finite number nor a schedule of numbers.
+
+    Example:
+        More for the early layers at first, and the reverse at the end:
+
+        >>> import jax.numpy as jnp, optax, optax_llr
+        >>> params = {name: jnp.ones(3) for name in ("conv", "dense", "head")}
+        >>> layers = optax_llr.match_layers(params, [(name, name) for name in params])
+        >>> optax_llr.interpolate_schedule(layers, 1.5, 0.5)
+        array([1.5, 1. , 0.5])
+        >>> multipliers = optax_llr.interpolate_schedule(
+        ...     layers,
+        ...     first=optax.linear_schedule(1.5, 0.5, 100),
+        ...     last=optax.linear_schedule(0.5, 1.5, 100),
+        ... )
+        >>> for step in (0, 50, 100):
+        ...     print(multipliers(step))
+        [1.5 1.  0.5]
+        [1. 1. 1.]
+        [0.5 1.  1.5]
+
+    References:
+        Smith, Cyclical Layer Learning Rates (a research question), fast.ai forums
+    """
+    check_arguments("interpolate_schedule", layers)
+    _check_multiplier("interpolate_schedule: first", first)
+    _check_multiplier("interpolate_schedule: last", last)
+    if not callable(first) and not callable(last):
+        return _on_line(first, last, layers.depth)
+
+    def schedule(count: ArrayLike) -> jax.Array:
+        a = _one_number("interpolate_schedule: first", first, count)
+        b = _one_number("interpolate_schedule: last", last, count)
+        return _on_line(a, b, layers.depth)
+
+    return schedule
+
+
+def per_layer_schedule(
+    layers: Layers, multipliers: Mapping[str, optax.ScalarOrSchedule]
+) -> ArrayOrSchedule:
+    """Multipliers by the names of the layers, a number or a schedule each.
+
+    .. math::
+        m_l(t) = s_l(t)
+
+    Args:
+        layers: the L layers.
+        multipliers: for each name of `layers.names` a number or a schedule.
+
+    Returns:
+        An array (L,) if all are numbers, else a schedule `count -> (L,)`.
+
+    Raises:
+        ValueError: if multipliers is no mapping from names, a layer is missing, a name
+            is no layer's, or a multiplier is neither a finite number nor a schedule of
+            numbers.
+
+    Example:
+        >>> import jax.numpy as jnp, numpy as np, optax, optax_llr
+        >>> params = {name: jnp.ones(3) for name in ("conv", "dense", "head")}
+        >>> layers = optax_llr.match_layers(params, [(name, name) for name in params])
+        >>> multipliers = optax_llr.per_layer_schedule(layers, {
+        ...     "conv": optax.linear_schedule(2.0, 0.5, 10),
+        ...     "dense": 1.0,
+        ...     "head": optax.linear_schedule(0.5, 2.0, 100),
+        ... })
+        >>> for step in (0, 10, 100):
+        ...     print(np.asarray(multipliers(step)).round(2))
+        [2.  1.  0.5]
+        [0.5  1.   0.65]
+        [0.5 1.  2. ]
+
+    References:
+        Smith, Cyclical Layer Learning Rates (a research question), fast.ai forums
+    """
+    check_arguments("per_layer_schedule", layers)
+    _check_named("per_layer_schedule: multipliers", multipliers)
+    missing = [name for name in layers.names if name not in multipliers]
+    unknown = [name for name in multipliers if name not in layers.names]
+    if missing or unknown:
+        hints = "".join(close_to(name, missing or layers.names) for name in unknown)
+        hints = hints.replace("?;", ";")  # several hints are one question
+        raise ValueError(
+            "per_layer_schedule: expected a multiplier for every layer and for nothing else. "
+            f"Layers without one: {quoted(missing)}; names that are no layer's: "
+            f"{quoted(unknown)}. The layers are {quoted(layers.names)}{hints}"
+        )
+    values: list[Any] = [multipliers[name] for name in layers.names]
+    owners = [f"per_layer_schedule: {name!r}" for name in layers.names]
+    for owner, value in zip(owners, values, strict=True):
+        _check_multiplier(owner, value)
+    if not any(callable(value) for value in values):
+        return _numpy_for(*values).asarray(values, float)
+    # What many layers share is evaluated once: compiling it for each takes long.
+    shared = {id(v): (o, v) for o, v in zip(owners, values, strict=True)}
+    row = {key: i for i, key in enumerate(shared)}
+    rows = np.array([row[id(value)] for value in values])
+
+    def schedule(count: ArrayLike) -> jax.Array:
+        return jnp.stack([_one_number(o, v, count) for o, v in shared.values()])[rows]
+
+    return schedule
+
+
+def layer_decay(layers: Layers, rate: Number) -> np.ndarray | jax.Array:
+    """Multipliers that shrink by one factor for each level below the last.
+
+    .. math::
+        m_l = d^{N - l}
+
+    where N is the last level. ULMFiT's discriminative fine-tuning is d = 1/2.6.
+
+    Args:
+        layers: the L layers.
+        rate: d, above 0; below 1 it slows the early layers.
+
+    Returns:
+        Array (L,); exactly 1 on the last level.
+
+    Raises:
+        ValueError: if the rate is not a finite number above 0, or a power of it is too
+            large.
+
+    Example:
+        >>> import jax.numpy as jnp, optax_llr
+        >>> params = {name: jnp.ones(3) for name in ("conv", "dense", "head")}
+        >>> layers = optax_llr.match_layers(params, [(name, name) for name in params])
+        >>> optax_llr.layer_decay(layers, 1 / 2.6).round(6)
+        array([0.147929, 0.384615, 1.      ])
+
+    References:
+        Howard & Ruder, Universal Language Model Fine-tuning for Text Classification,
+        `arXiv:1801.06146 <https://arxiv.org/abs/1801.06146>`_ (the formula as other
+        texts report it)
+    """
+    check_arguments("layer_decay", layers, rate=rate)
+    require(rate > 0, f"layer_decay: expected a rate above 0, got {rate!r}")
+    with np.errstate(over="ignore"):
+        multipliers = rate ** _levels_below_last(layers).astype(float)
+    require(
+        finite(multipliers).all(),
+        f"layer_decay: expected finite multipliers; the rate {rate!r} gives "
+        f"{multipliers}",
+    )
+    return multipliers
+
+
+def rotation_alpha(layers: Layers, alpha: Number) -> np.ndarray | jax.Array:
+    r"""Multipliers exponential in the depth, both directions in one parameter.
+
+    .. math::
+        m_l = \begin{cases}
+            (1 - \alpha)^{5 (N - l) / N} & \alpha > 0 \text{: slows early layers} \\
+            (1 + \alpha)^{5 l / N} & \alpha \le 0 \text{: slows late layers}
+        \end{cases}
+
+    where N is the last level. α = 0 gives all 1, and so does a model of a single level.
+
+    Args:
+        layers: the L layers.
+        alpha: α, between −1 and 1 and neither of them: there all layers but one
+            would be frozen, which is better said with `per_layer_schedule`. The authors use
+            −0.8 to 0.8.
+
+    Returns:
+        Array (L,); exactly 1 on the last level for α > 0, on the first for α ≤ 0.
+
+    Raises:
+        ValueError: if alpha is no number or outside (−1, 1).
+
+    Example:
+        >>> import jax.numpy as jnp, optax_llr
+        >>> params = {f"conv{i}": jnp.ones(3) for i in range(6)}
+        >>> layers = optax_llr.match_layers(params, [(name, name) for name in params])
+        >>> optax_llr.rotation_alpha(layers, 0.6).round(5).tolist()
+        [0.01024, 0.0256, 0.064, 0.16, 0.4, 1.0]
+
+    References:
+        Carbonnelle & De Vleeschouwer, On layer-level control of DNN training and its
+        impact on generalization,
+        `arXiv:1806.01603 <https://arxiv.org/abs/1806.01603>`_
+    """
+    check_arguments("rotation_alpha", layers, alpha=alpha)
+    require(
+        (alpha > -1) & (alpha < 1),
+        f"rotation_alpha: expected alpha between -1 and 1, both excluded, got {alpha}",
+    )
+    xp = _numpy_for(alpha)
+    distance = xp.where(alpha > 0, _depth_below_last(layers), layers.depth)
+    return (1 - abs(alpha)) ** (5 * distance)
+
+
+def cascade_schedule(
+    layers: Layers,
+    first_peak: Number,
+    last_peak: Number,
+    total_steps: Number,
+    *,
+    start: Number = 1 / 25,
+    final: Number = 1e-5,
+) -> optax.Schedule:
+    r"""One-cycles whose peaks pass through the layers, and that all end together.
+
+    .. math::
+        m_l(t) = \begin{cases}
+            start + (1 - start) \, t / p_l & t \le p_l \\
+            final + (1 - final) \, (T - t) / (T - p_l) & p_l < t < T \\
+            final & t \ge T
+        \end{cases}
+
+    Exactly 1 at the peak and exactly `final` from T on. The lines are straight, as in
+    the 1cycle policy. The peaks p_l lie on a straight line through the depth, rounded
+    to whole steps so that each of them is a step that happens. The multipliers hold
+    the whole cycle: chain them with a constant global rate.
+
+    Args:
+        layers: the L layers.
+        first_peak: the peak of the first level, in steps.
+        last_peak: the peak of the last level, in steps.
+        total_steps: T, when all cycles end.
+        start: the multiplier at step 0. The defaults of this and of `final` are those
+            of fastai's `fit_one_cycle`.
+        final: the multiplier at T and afterwards.
+
+    Returns:
+        A schedule `count -> (L,)`.
+
+    Raises:
+        ValueError: if total_steps is not above 0, a peak (rounded) is not a step of
+            0 … T − 1, start or final is negative, or any is not a finite number.
+
+    Example:
+        Five groups and fifty epochs of one step, with peaks at 10, 15, 20, …:
+
+        >>> import jax.numpy as jnp, numpy as np, optax_llr
+        >>> params = {f"group{i}": jnp.ones(3) for i in range(5)}
+        >>> layers = optax_llr.match_layers(params, [(name, name) for name in params])
+        >>> multipliers = optax_llr.cascade_schedule(layers, 10, 30, 50, start=0.0, final=0.0)
+        >>> for step in (10, 15, 50):
+        ...     print(np.asarray(multipliers(step)).round(3))
+        [1.    0.667 0.5   0.4   0.333]
+        [0.875 1.    0.75  0.6   0.5  ]
+        [0. 0. 0. 0. 0.]
+
+    References:
+        A reply to Smith, Cyclical Layer Learning Rates (a research question), fast.ai
+        forums; for the cycle itself Smith, A disciplined approach to neural network
+        hyper-parameters: Part 1,
+        `arXiv:1803.09820 <https://arxiv.org/abs/1803.09820>`_
+    """
+    check_arguments(
+        "cascade_schedule",
+        layers,
+        first_peak=first_peak,
+        last_peak=last_peak,
+        total_steps=total_steps,
+        start=start,
+        final=final,
+    )
+    require(
+        total_steps > 0,
+        f"cascade_schedule: expected total_steps above 0, got {total_steps}",
+    )
+    for name, value in (("start", start), ("final", final)):
+        require(
+            value >= 0,
+            f"cascade_schedule: expected a {name} of 0 or above, got {value}",
+        )
+    line = _on_line(first_peak, last_peak, layers.depth)
+    peaks = _numpy_for(line).round(line)
+    require(
+        ((peaks >= 0) & (peaks < total_steps)).all(),
+        f"cascade_schedule: expected peaks that round to a step from 0 to below total_steps = "
+        f"{total_steps}, got first_peak = {first_peak} and last_peak = {last_peak}",
+    )
+
+    def schedule(count: ArrayLike) -> jax.Array:
+        t = jnp.asarray(count, float)
+        rise = start + (1 - start) * (t / jnp.maximum(peaks, 1))
+        fall = final + (1 - final) * ((total_steps - t) / (total_steps - peaks))
+        cycle = jnp.where(t < peaks, rise, jnp.where(t == peaks, 1.0, fall))
+        return jnp.where(t >= total_steps, final, cycle)
+
+    return schedule
+
+
+def gradual_unfreeze_schedule(
+    layers: Layers,
+    steps_per_stage: Number,
+    ramp_steps: Number = 0,
+    *,
+    top_first: bool = True,
+) -> optax.Schedule:
+    r"""Layers join the training level by level, one level at each stage.
+
+    .. math::
+        m_l(t) = \min(1, \max(0, (t - b_l) / r)), \quad b_l = s \cdot stage_l
+
+    with s steps a stage and a ramp of r steps. The stage of level l is N - l from the
+    top, where N is the last level, and l from the bottom. Exactly 0 before :math:`b_l`
+    and exactly 1 from :math:`b_l + r` on; without a ramp 1 from :math:`b_l` on. A ramp
+    leads into the training of others, so the level that trains from step 0 has none; a
+    warm-up of the whole model belongs into the global schedule.
+
+    Args:
+        layers: the L layers.
+        steps_per_stage: steps from one level's start to the next one's.
+        ramp_steps: steps from 0 to 1, linear; may be longer than a stage.
+        top_first: whether the last level is the first to train, as in ULMFiT, or the
+            first level is, as when networks were built up layer by layer. The two
+            differ only in the order of the stages.
+
+    Returns:
+        A schedule `count -> (L,)`.
+
+    Raises:
+        ValueError: if steps_per_stage is not above 0, ramp_steps is negative, either is
+            not a finite number, or top_first is no bool.
+
+    Example:
+        >>> import jax.numpy as jnp, optax_llr
+        >>> params = {name: jnp.ones(3) for name in ("conv", "dense", "head")}
+        >>> layers = optax_llr.match_layers(params, [(name, name) for name in params])
+        >>> multipliers = optax_llr.gradual_unfreeze_schedule(layers, 100, ramp_steps=10)
+        >>> for step in (0, 105, 200, 210):
+        ...     print(multipliers(step))
+        [0. 0. 1.]
+        [0.  0.5 1. ]
+        [0. 1. 1.]
+        [1. 1. 1.]
+
+    References:
+        Howard & Ruder, Universal Language Model Fine-tuning for Text Classification,
+        `arXiv:1801.06146 <https://arxiv.org/abs/1801.06146>`_
+    """
+    check_arguments(
+        "gradual_unfreeze_schedule",
+        layers,
+        steps_per_stage=steps_per_stage,
+        ramp_steps=ramp_steps,
+    )
+    _check_bool("gradual_unfreeze_schedule: top_first", top_first)
+    require(
+        steps_per_stage > 0,
+        f"gradual_unfreeze_schedule: expected steps_per_stage above 0, got {steps_per_stage}",
+    )
+    require(
+        ramp_steps >= 0,
+        f"gradual_unfreeze_schedule: expected ramp_steps of 0 or above, got {ramp_steps}",
+    )
+    stage = _levels_below_last(layers) if top_first else layers.level
+    begin = steps_per_stage * stage.astype(float)
+    joined = begin + ramp_steps * (stage > 0)
+
+    def schedule(count: ArrayLike) -> jax.Array:
+        t = jnp.asarray(count, float)
+        ramp = (t - begin) / jnp.maximum(ramp_steps, 1)
+        return jnp.where(t >= joined, 1.0, jnp.where(t <= begin, 0.0, ramp))
+
+    return schedule
+
+
+def freezeout_schedule(
+    layers: Layers,
+    total_steps: Number,
+    t0: Number = 0.8,
+    power: Number = 3,
+    *,
+    scaled: bool = True,
+) -> optax.Schedule:
+    r"""Each layer anneals to 0 along its own cosine, the early ones first.
+
+    .. math::
+        m_l(t) = \frac{1}{2 c_l} \left(1 + \cos \frac{\pi t}{T \, t_l} \right),
+        \quad t_l = (t_0 + (1 - t_0) \, l / N)^p
+
+    while :math:`t / T < t_l`, and exactly 0 from there on. N is the last level, which
+    trains until T, also where it is the only one; :math:`c_l = t_l` if scaled, which
+    makes the multipliers of each layer add up to the same sum, and 1 if not. The ½ is
+    in the authors' code; their equation leaves it out. The multipliers hold the whole
+    annealing: chain them with a constant global rate.
+
+    Args:
+        layers: the L layers.
+        total_steps: T, in steps.
+        t0: the part of training, above 0 and at most 1, after which the first level
+            freezes, before it is raised to `power`.
+        power: 1, 2 or 3 in the paper; any number above 0.
+        scaled: whether a layer that trains for a shorter time starts higher.
+
+    Returns:
+        A schedule `count -> (L,)`.
+
+    Raises:
+        ValueError: if total_steps or power is not above 0, t0 is not in (0, 1] or its
+            power too small, any is not a finite number, or scaled is no bool.
+
+    Example:
+        >>> import jax.numpy as jnp, numpy as np, optax_llr
+        >>> params = {f"conv{i}": jnp.ones(3) for i in range(5)}
+        >>> layers = optax_llr.match_layers(params, [(name, name) for name in params])
+        >>> multipliers = optax_llr.freezeout_schedule(layers, total_steps=1000)
+        >>> for step in (250, 512, 1000):
+        ...     print(np.asarray(multipliers(step)).round(3))
+        [1.013 1.048 1.011 0.938 0.854]
+        [0.    0.109 0.279 0.408 0.481]
+        [0. 0. 0. 0. 0.]
+
+    References:
+        Brock et al., FreezeOut: Accelerate Training by Progressively Freezing Layers,
+        `arXiv:1706.04983 <https://arxiv.org/abs/1706.04983>`_
+    """
+    check_arguments(
+        "freezeout_schedule", layers, total_steps=total_steps, t0=t0, power=power
+    )
+    _check_bool("freezeout_schedule: scaled", scaled)
+    require(
+        total_steps > 0,
+        f"freezeout_schedule: expected total_steps above 0, got {total_steps}",
+    )
+    require(
+        (t0 > 0) & (t0 <= 1), f"freezeout_schedule: expected t0 in (0, 1], got {t0}"
+    )
+    require(power > 0, f"freezeout_schedule: expected a power above 0, got {power}")
+    part = (1 - (1 - t0) * _depth_below_last(layers)) ** power
+    with np.errstate(divide="ignore", over="ignore"):
+        require(
+            finite(1 / part).all(),
+            f"freezeout_schedule: expected a larger t0 or a smaller power: {t0} to the power "
+            f"{power} is too small to divide by",
+        )
+    end = total_steps * part
+    # A step that should equal the end must not miss it by a rounding error.
+    frozen_from = _numpy_for(end).ceil(end * (1 - 1e-9))
+
+    def schedule(count: ArrayLike) -> jax.Array:
+        t = jnp.asarray(count, float)
+        # (1 + cos πx) / 2 is sin² (π(1 − x) / 2), which does not round to 0 so soon.
+        annealed = jnp.square(jnp.sin(jnp.pi / 2 * ((end - t) / end)))
+        return jnp.where(t >= frozen_from, 0.0, annealed / (part if scaled else 1.0))
+
+    return schedule
+
+
+def table_schedule(values: ArrayLike) -> optax.Schedule:
+    r"""Multipliers read from a table, one row a step; the last row is held.
+
+    .. math::
+        m(t) = values_{\min(t, T - 1)}
+
+    To replay what another run recorded, or what no formula says.
+
+    Args:
+        values: array (T, L), the multipliers of T steps.
+
+    Returns:
+        A schedule `count -> (L,)`.
+
+    Raises:
+        ValueError: if values is not of two dimensions, has no row or no column, or is
+            not of finite real numbers.
+
+    Example:
+        >>> import optax_llr
+        >>> multipliers = optax_llr.table_schedule([[1.0, 0.0], [1.0, 0.5], [1.0, 1.0]])
+        >>> for step in (0, 1, 2, 1000):
+        ...     print(multipliers(step))
+        [1. 0.]
+        [1.  0.5]
+        [1. 1.]
+        [1. 1.]
+    """
+    numbers = values if isinstance(values, Tracer) else np.asarray(values)
+    if numbers.ndim != 2 or 0 in numbers.shape or not is_real(numbers):
+        raise ValueError(
+            "table_schedule: expected an array (T, L) of real numbers, with T ≥ 1 steps and "
+            f"L ≥ 1 layers, got shape {numbers.shape} and dtype {numbers.dtype}"
+        )
+    usable = finite(numbers).all(axis=1)
+    require(
+        usable.all(),
+        f"table_schedule: expected finite multipliers ({float_type().name}); the first row with "
+        f"another one is row {usable.argmin()}",
+    )
+    rows = jnp.asarray(numbers, float)
+
+    def schedule(count: ArrayLike) -> jax.Array:
+        return rows[jnp.clip(jnp.asarray(count, int), 0, len(rows) - 1)]
+
+    return schedule
+
+
+def _levels_below_last(layers: Layers) -> np.ndarray:
+    """Int array (L,): N − l, 0 on the last level."""
+    return layers.level.max(initial=0) - layers.level
+
+
+def _depth_below_last(layers: Layers) -> np.ndarray:
+    """Float array (L,): (N − l)/N; 0 on the last level, also on the only one."""
+    return _levels_below_last(layers) / max(1, layers.level.max(initial=0))
+
+
+def _on_line(first: Number, last: Number, depth: np.ndarray) -> Any:
+    """From first at depth 0 to last at depth 1, exact at both and where they agree."""
+    inside = first + (last - first) * depth
+    return _numpy_for(inside).where(depth == 1, last, inside)
+
+
+def _numpy_for(*values: object) -> Any:
+    """`jnp` where a value is a JAX array, traced or not; else `np`, in float64."""
+    return jnp if any(isinstance(value, jax.Array) for value in values) else np
+
+
+def _one_number(
+    owner: str, multiplier: optax.ScalarOrSchedule, count: ArrayLike
+) -> jax.Array:
+    value = multiplier(count) if callable(multiplier) else multiplier
+    if np.ndim(value):
+        raise ValueError(
+            f"{owner}: expected a schedule that returns one number, got one that "
+            f"returns an array of shape {np.shape(value)}"
+        )
+    return jnp.asarray(value, float)
+
+
+def _check_multiplier(owner: str, value: object) -> None:
+    if not callable(value) and not is_number(value):
+        raise ValueError(
+            f"{owner}: expected a finite number ({float_type().name}) or a schedule "
+            f"(count -> number), got {value!r}"
+        )
+
+
+def _check_named(owner: str, value: object) -> None:
+    if not isinstance(value, Mapping) or not all(
+        isinstance(name, str) for name in cast(Mapping[object, object], value)
+    ):
+        raise ValueError(
+            f"{owner}: expected a mapping from layer names to numbers or schedules, "
+            f"got {reprlib.repr(cast(object, value))}"
+        )
+
+
+def _check_bool(owner: str, value: object) -> None:
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{owner}: expected True or False, got {value!r}")
