@@ -129,8 +129,8 @@ def per_layer_schedule(
         hints = "".join(close_to(name, missing or layers.names) for name in unknown)
         hints = hints.replace("?;", ";")  # several hints are one question
         raise ValueError(
-            "per_layer_schedule: expected a multiplier for every layer and for nothing else. "
-            f"Layers without one: {quoted(missing)}; names that are no layer's: "
+            "per_layer_schedule: expected a multiplier for every layer and for nothing "
+            f"else. Layers without one: {quoted(missing)}; names that are no layer's: "
             f"{quoted(unknown)}. The layers are {quoted(layers.names)}{hints}"
         )
     values: list[Any] = [multipliers[name] for name in layers.names]
@@ -207,7 +207,7 @@ def rotation_alpha(layers: Layers, alpha: Number) -> np.ndarray | jax.Array:
     Args:
         layers: the L layers.
         alpha: α, between −1 and 1 and neither of them: there all layers but one
-            would be frozen, which is better said with `per_layer_schedule`. The authors use
+            would be frozen, which `per_layer_schedule` says better. The authors use
             −0.8 to 0.8.
 
     Returns:
@@ -283,7 +283,8 @@ def cascade_schedule(
         >>> import jax.numpy as jnp, numpy as np, optax_llr
         >>> params = {f"group{i}": jnp.ones(3) for i in range(5)}
         >>> layers = optax_llr.match_layers(params, [(name, name) for name in params])
-        >>> multipliers = optax_llr.cascade_schedule(layers, 10, 30, 50, start=0.0, final=0.0)
+        >>> multipliers = optax_llr.cascade_schedule(
+        ...     layers, 10, 30, 50, start=0.0, final=0.0)
         >>> for step in (10, 15, 50):
         ...     print(np.asarray(multipliers(step)).round(3))
         [1.    0.667 0.5   0.4   0.333]
@@ -318,8 +319,9 @@ def cascade_schedule(
     peaks = _numpy_for(line).round(line)
     require(
         ((peaks >= 0) & (peaks < total_steps)).all(),
-        f"cascade_schedule: expected peaks that round to a step from 0 to below total_steps = "
-        f"{total_steps}, got first_peak = {first_peak} and last_peak = {last_peak}",
+        "cascade_schedule: expected peaks that round to a step from 0 to below "
+        f"total_steps = {total_steps}, got first_peak = {first_peak} and last_peak = "
+        f"{last_peak}",
     )
 
     def schedule(count: ArrayLike) -> jax.Array:
@@ -369,7 +371,8 @@ def gradual_unfreeze_schedule(
         >>> import jax.numpy as jnp, optax_llr
         >>> params = {name: jnp.ones(3) for name in ("conv", "dense", "head")}
         >>> layers = optax_llr.match_layers(params, [(name, name) for name in params])
-        >>> multipliers = optax_llr.gradual_unfreeze_schedule(layers, 100, ramp_steps=10)
+        >>> multipliers = optax_llr.gradual_unfreeze_schedule(
+        ...     layers, 100, ramp_steps=10)
         >>> for step in (0, 105, 200, 210):
         ...     print(multipliers(step))
         [0. 0. 1.]
@@ -390,11 +393,13 @@ def gradual_unfreeze_schedule(
     _check_bool("gradual_unfreeze_schedule: top_first", top_first)
     require(
         steps_per_stage > 0,
-        f"gradual_unfreeze_schedule: expected steps_per_stage above 0, got {steps_per_stage}",
+        "gradual_unfreeze_schedule: expected steps_per_stage above 0, got "
+        f"{steps_per_stage}",
     )
     require(
         ramp_steps >= 0,
-        f"gradual_unfreeze_schedule: expected ramp_steps of 0 or above, got {ramp_steps}",
+        "gradual_unfreeze_schedule: expected ramp_steps of 0 or above, got "
+        f"{ramp_steps}",
     )
     stage = _levels_below_last(layers) if top_first else layers.level
     begin = steps_per_stage * stage.astype(float)
@@ -474,8 +479,8 @@ def freezeout_schedule(
     with np.errstate(divide="ignore", over="ignore"):
         require(
             finite(1 / part).all(),
-            f"freezeout_schedule: expected a larger t0 or a smaller power: {t0} to the power "
-            f"{power} is too small to divide by",
+            "freezeout_schedule: expected a larger t0 or a smaller power: "
+            f"{t0} to the power {power} is too small to divide by",
         )
     end = total_steps * part
     # A step that should equal the end must not miss it by a rounding error.
@@ -521,14 +526,15 @@ def table_schedule(values: ArrayLike) -> optax.Schedule:
     numbers = values if isinstance(values, Tracer) else np.asarray(values)
     if numbers.ndim != 2 or 0 in numbers.shape or not is_real(numbers):
         raise ValueError(
-            "table_schedule: expected an array (T, L) of real numbers, with T ≥ 1 steps and "
-            f"L ≥ 1 layers, got shape {numbers.shape} and dtype {numbers.dtype}"
+            "table_schedule: expected an array (T, L) of real numbers, with T ≥ 1 "
+            f"steps and L ≥ 1 layers, got shape {numbers.shape} and dtype "
+            f"{numbers.dtype}"
         )
     usable = finite(numbers).all(axis=1)
     require(
         usable.all(),
-        f"table_schedule: expected finite multipliers ({float_type().name}); the first row with "
-        f"another one is row {usable.argmin()}",
+        f"table_schedule: expected finite multipliers ({float_type().name}); the first "
+        f"row with another one is row {usable.argmin()}",
     )
     rows = jnp.asarray(numbers, float)
 

@@ -45,7 +45,7 @@ def revert_to_uniform(
     The value is handed to `update` as to `optax.contrib.reduce_on_plateau`:
     `update(gradients, state, params, value=loss)`. All `scale_by_layer` and
     `adapt_layers` within `inner` are led back, also from 0, which wakes a frozen layer
-    (but not in a `Phase` in which it is); decay by `add_decayed_weights_by_layer` is not.
+    (but not in a `Phase` in which it is); `add_decayed_weights_by_layer` is not.
 
     Args:
         inner: an optimizer with a `scale_by_layer` or `adapt_layers` somewhere in it.
@@ -126,7 +126,7 @@ def revert_to_uniform(
             params,
             **{**extra_args, "value": value, "uniform_share": share},
         )
-        if not share.was_read:
+        if not share.reader.was_read:
             raise ValueError(
                 "revert_to_uniform: the multipliers within `inner` cannot be led back, "
                 "as a wrapper around them does not pass extra arguments on "

@@ -61,7 +61,7 @@ def add_decayed_weights_by_layer(
         >>> layers = optax_llr.match_layers(params, rules)
         >>> optimizer = optax.chain(
         ...     optax_llr.scale_by_layer(layers, np.array([1.0, 64.0])),
-        ...     optax_llr.add_decayed_weights_by_layer(layers, 0.5, np.array([1.0, 1.0])),
+        ...     optax_llr.add_decayed_weights_by_layer(layers, 0.5, np.ones(2)),
         ...     optax.scale_by_learning_rate(0.125))
         >>> gradients = {"kernel": jnp.zeros(2), "bias": jnp.ones(2)}
         >>> updates, _ = optimizer.update(gradients, optimizer.init(params), params)
@@ -104,8 +104,9 @@ def _check_weight_decay(weight_decay: Any) -> None:
     real = any(jnp.issubdtype(number.dtype, kind) for kind in kinds)
     if number.ndim or not real or not np.isfinite(number):
         raise ValueError(
-            f"add_decayed_weights_by_layer: expected a finite number as weight_decay, got {weight_decay!r}. What "
-            "depends on layer or time goes into the multipliers"
+            "add_decayed_weights_by_layer: expected a finite number as weight_decay, "
+            f"got {weight_decay!r}. What depends on layer or time goes into the "
+            "multipliers"
         )
 
 
