@@ -199,6 +199,9 @@ def _multiplier_columns(
 def _cells(layers: Layers, multipliers: Multipliers, count: int) -> list[str]:
     try:
         values = evaluate(layers, multipliers, count)
-    except ValueError as error:
-        raise ValueError(f"layer_table: multipliers: {error}") from None
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"layer_table: multipliers: expected an array ({len(layers)},) or a "
+            f"schedule of such arrays, got {multipliers!r} ({error})"
+        ) from None
     return [f"{value:>5.4g}" for value in np.asarray(values)]
