@@ -8,8 +8,9 @@ import numpy as np
 from jax.scipy.special import betainc
 from numpy.typing import ArrayLike
 
+from ..inspection._arguments import check_layers
 from ..inspection._table import aligned
-from ..layers._layers import Layers, check_arguments
+from ..layers._layers import Layers
 
 LEVEL = 0.05
 """At most so likely noise alone is called a difference, in any of the layers."""
@@ -327,7 +328,12 @@ def layer_range_test(
         Wu et al., Understanding Short-Horizon Bias in Stochastic Meta-Optimization,
         arXiv:1803.02021
     """
-    check_arguments("layer_range_test", layers)
+    check_layers("layer_range_test", layers, run=run, multipliers=multipliers)
+    if not callable(run):
+        raise ValueError(
+            "layer_range_test: run: expected a function of multipliers (n, L) that "
+            f"returns losses (n, R), got a {type(run).__name__}"
+        )
     grid = _grid(np.geomspace(0.01, 100, 9) if multipliers is None else multipliers)
     tried = np.concatenate([[0.0], grid[grid != 1]])
     rows = np.ones((1 + len(layers) * len(tried), len(layers)), np.float32)

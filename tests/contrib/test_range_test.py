@@ -464,6 +464,10 @@ def test_losses_that_are_none_are_refused(losses, message):
 def test_layers_that_are_none_are_refused():
     with pytest.raises(ValueError, match="layers: expected Layers"):
         layer_range_test(PARAMS, quadratic(1))
+    with pytest.raises(ValueError, match=r"are layer_range_test\(layers, run, mult"):
+        layer_range_test(quadratic(1), LAYERS)
+    with pytest.raises(ValueError, match="run: expected a function"):
+        layer_range_test(LAYERS, GRID)
 
 
 def test_the_default_is_nine_multipliers_over_four_decades():

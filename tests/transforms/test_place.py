@@ -308,7 +308,7 @@ def test_airbench_biases_learn_at_64_times_the_rate_with_unscaled_decay():
     )
 
 
-@pytest.mark.parametrize("place", [p for p in PLACES if "layer_weight" not in p])
+@pytest.mark.parametrize("place", PLACES)
 def test_updates_keep_every_bit_under_multiplier_1(place, monkeypatch):
     with_layer, _ = last_update(build(place, np.ones(2)))
     monkeypatch.setattr(optax_llr, "scale_by_layer", lambda *_: optax.identity())
