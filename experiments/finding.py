@@ -28,11 +28,12 @@ DECADES = 2
 """The test reaches so far to both sides of 1."""
 UNCLEAR = "not clearly different from"
 LEGEND = (
-    "suggestion: the multiplier of least loss, the others being 1; ×/÷: by what factor "
-    "it differs from repeat to repeat. limit: up to which it is better to train the "
-    "layer than to freeze it. gain: how much lower the loss gets, chosen by the other "
-    "repeats. Where no difference is seen, a suggestion is noise; more repeats or a "
-    "longer horizon see more."
+    "suggestion: the multiplier of least loss, the others being 1; ×/÷: the factor by "
+    "which it is uncertain, from repeat to repeat and between the multipliers tried. "
+    "limit: up to which it is better to train the layer than to freeze it. gain: how "
+    "much lower the loss gets, chosen by the other repeats. Where no difference is "
+    "seen nothing is suggested, and 1 is kept; more repeats or a longer horizon see "
+    "more."
 )
 
 

@@ -30,6 +30,9 @@ Weights = nnx.State[Any, Any]
 
 WEIGHTS, ORDER, AUGMENTATION = range(3)  # what the keys of a run are for
 
+MEASURES = ("gradient_norm", "update_ratio", "step_quantiles", "rotation")
+"""What records hold of a step."""
+
 
 class TrainState(NamedTuple):
     """All that changes during a run, and all that is needed to go on with it.
@@ -224,6 +227,7 @@ class Program:
             state.params,
             rate=tables.rate[state.step],
             initial=initial,
+            measures=MEASURES,
         )
 
     def _told(self, state: TrainState, tables: Tables) -> Any:

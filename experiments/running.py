@@ -12,7 +12,7 @@ from optax_llr import LayerMeasures
 from . import checkpoint, stacking
 from .compiling import Compiled, Stage
 from .optimizers import measured
-from .program import Tables, TrainState, Weights
+from .program import MEASURES, Tables, TrainState, Weights
 
 Event = dict[str, Any]
 
@@ -115,10 +115,7 @@ class Run:
         self.write(
             "layers",
             step,
-            gradient_norm=found.gradient_norm.tolist(),
-            update_ratio=found.update_ratio.tolist(),
-            step_quantiles=found.step_quantiles.tolist(),
-            rotation=found.rotation.tolist(),
+            **{name: np.asarray(getattr(found, name)).tolist() for name in MEASURES},
         )
 
     def validated(self, step: int, loss: float, accuracy: float) -> None:

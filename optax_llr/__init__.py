@@ -41,6 +41,7 @@ from .freezing import Phase as Phase
 # What to read, print and log.
 from .inspection import layer_table as layer_table
 from .inspection import layer_multipliers as layer_multipliers
+from .inspection import layer_rates as layer_rates
 from .inspection import reassign_layers as reassign_layers
 from .inspection import measure_layers as measure_layers
 from .inspection import LayerMeasures as LayerMeasures

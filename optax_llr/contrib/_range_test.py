@@ -2,13 +2,15 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from jax.scipy.special import betainc
 from numpy.typing import ArrayLike
 
+from ..inspection._arguments import check_layers
 from ..inspection._table import aligned
-from ..layers._layers import Layers, check_arguments
+from ..layers._layers import Layers
 
 LEVEL = 0.05
 """At most so likely noise alone is called a difference, in any of the layers."""
@@ -28,6 +30,12 @@ class RangeTest:
             others.
         frozen: (L, R), likewise with multiplier 0.
         uniform: (R,), with 1 for all layers; finite.
+        between: (L, 2), multipliers between those of the grid that were tried in a
+            second call, at the minima of two parabolas through the best of the grid and
+            its two neighbours: one in m, one in log m. NaN where there was none to try:
+            the best is an end of the grid, a neighbour diverged, or all are equal. None
+            for a test without a second call.
+        between_losses: (L, 2, R), with them; NaN where there was none.
     """
 
     layers: Layers
@@ -35,6 +43,8 @@ class RangeTest:
     losses: np.ndarray
     frozen: np.ndarray
     uniform: np.ndarray
+    between: np.ndarray | None = None
+    between_losses: np.ndarray | None = None
 
     @property
     def change(self) -> np.ndarray:
@@ -43,31 +53,54 @@ class RangeTest:
 
     @property
     def best(self) -> np.ndarray:
-        """(L, R): the multiplier of least loss in each repeat.
+        """(L, R): the multiplier of least loss in each repeat, not tried itself.
 
-        The minimum of a parabola in log m through the best multiplier m of the grid and
-        its two neighbours; the one of the grid itself where it is the first or the
-        last, or a neighbour diverged. Of equal losses the multiplier nearest to 1 wins.
+        The minimum of a parabola in m through the best multiplier m of the grid and
+        its two neighbours, which is exact for one step of gradient descent on a
+        quadratic; the one of the grid itself where it is the first or the last, or a
+        neighbour diverged. Of equal losses the multiplier nearest to 1 wins.
         """
-        logs, losses = np.log(self.multipliers), _worst_if_diverged(self.losses)
-        least = self._argmin(losses)
-        found = self.multipliers[least]
-        for layer, repeat in np.ndindex(least.shape):
-            i = least[layer, repeat]
-            near = losses[layer, i - 1 : i + 2, repeat]
-            if 0 < i < len(logs) - 1 and np.isfinite(near).all():
-                found[layer, repeat] = np.exp(_vertex(logs[i - 1 : i + 2], near))
-        return found
+        losses = np.moveaxis(_worst_if_diverged(self.losses), -1, 0)
+        found = [self._minima(repeat, np.positive, np.positive) for repeat in losses]
+        return np.stack(found, axis=-1)
 
     @property
     def suggestion(self) -> np.ndarray:
-        """(L,): the geometric mean of `best` over the repeats."""
-        return np.exp(np.log(self.best).mean(axis=-1))
+        """(L,): of all multipliers that were tried the one of least mean loss.
+
+        So it is never worse than the best of the grid. 1 where several repeats saw no
+        difference (`seen`): a suggestion would be noise. One repeat cannot tell.
+        """
+        tried, losses = self._tried
+        mean = losses.mean(axis=-1)
+        distance = abs(np.log(np.where(np.isnan(tried), np.inf, tried)))
+        least = np.lexsort((distance, mean))[:, 0]  # of equal losses nearest to 1
+        found = tried[np.arange(len(tried)), least]
+        return np.where(self.seen | (self._repeats == 1), found, 1.0)
 
     @property
     def uncertainty(self) -> np.ndarray:
-        """(L,): standard deviation of log10 `best` over the repeats; NaN for one."""
-        return _over_repeats(np.log10(self.best))
+        r"""(L,): how uncertain log10 of the suggestion is, as a standard deviation.
+
+        .. math:: \sqrt{s^2 + d^2 / 12}
+
+        s is the standard deviation of log10 `best` over the repeats. d is the distance,
+        in log10, between the multipliers tried next to the suggestion on both sides:
+        between them the loss was not looked at. NaN for one repeat, whose noise is not
+        known, and where nothing is suggested.
+        """
+        if self._repeats == 1:
+            return np.full(len(self.layers), np.nan)
+        logs = np.log10(self._tried[0])
+        middle = np.log10(self.suggestion)[:, None]
+        below = np.where(logs < middle, logs, -np.inf).max(axis=1, initial=-np.inf)
+        above = np.where(logs > middle, logs, np.inf).min(axis=1, initial=np.inf)
+        # At an end of the grid, what is known of the other side.
+        below = np.where(np.isinf(below), middle[:, 0], below)
+        above = np.where(np.isinf(above), middle[:, 0], above)
+        spread = _over_repeats(np.log10(self.best))
+        found = np.sqrt(spread**2 + (above - below) ** 2 / 12)
+        return np.where(self.seen, found, np.nan)
 
     @property
     def at_edge(self) -> np.ndarray:
@@ -111,33 +144,32 @@ class RangeTest:
 
     @property
     def seen(self) -> np.ndarray:
-        """(L,) of bool: whether the mean gain is above 0 by more than noise.
+        """(L,) of bool: whether the suggestion is more than noise.
 
-        A one-sided t test over the repeats, at 5 % for all layers together (each at
-        5 % / L). Repeats share most of what chooses for them, so that it errs up to
-        twice as often: of five layers that gain nothing, some layer passes in one test
-        of ten.
+        Either the mean gain is above 0; or no multiplier is better than 1, and the loss
+        is higher at both ends of the grid. Each by a one-sided t test over the
+        repeats, at 5 % for all layers together (each at 5 % / L). Repeats share
+        most of what chooses for them, so that it errs up to twice as often: of five
+        layers that gain nothing, some layer passes in one test of ten.
         """
-        gains, degrees = self.gain, self._repeats - 1
-        if not degrees:
-            return np.zeros(len(gains), bool)
-        mean, variance = gains.mean(axis=-1), _over_repeats(gains) ** 2 / self._repeats
-        with np.errstate(invalid="ignore"):  # nothing gained ever, or −∞
-            rest = degrees * variance / (degrees * variance + mean**2)
-        chance = np.asarray(betainc(degrees / 2, 0.5, np.nan_to_num(rest, nan=1.0))) / 2
-        return (mean > 0) & (chance < LEVEL / len(gains))
+        return self._above_0(self.gain) | self._one_is_best
 
     def __str__(self) -> str:
         """A table, a line for each layer.
 
         Its columns are the layer, its suggestion, the factor by which that is uncertain
         (10 to the power of `uncertainty`), limit, mean gain, and what is to be said.
+        Where no difference was seen, nothing is suggested.
         """
         last = self.multipliers[-1]
+        suggested = self.seen | (self._repeats == 1)
         return aligned(
             {
                 "layer": self.layers.names,
-                "suggestion": [f"{value:.3g}" for value in self.suggestion],
+                "suggestion": [
+                    f"{value:.3g}" if shown else ""
+                    for value, shown in zip(self.suggestion, suggested, strict=True)
+                ],
                 "×/÷": [
                     "" if np.isnan(value) else f"{10**value:.2f}"
                     for value in self.uncertainty
@@ -165,6 +197,49 @@ class RangeTest:
     @property
     def _repeats(self) -> int:
         return len(self.uniform)
+
+    @property
+    def _tried(self) -> tuple[np.ndarray, np.ndarray]:
+        """All multipliers (L, M + 2) and their losses (L, M + 2, R)."""
+        grid = np.tile(self.multipliers, (len(self.layers), 1))
+        if self.between is None or self.between_losses is None:
+            return grid, _worst_if_diverged(self.losses)
+        losses = np.concatenate([self.losses, self.between_losses], axis=1)
+        return np.concatenate([grid, self.between], axis=1), _worst_if_diverged(losses)
+
+    @property
+    def _one_is_best(self) -> np.ndarray:
+        """(L,): whether all repeats choose 1, and both ends are seen to be worse."""
+        best = (self.gain == 0).all(axis=-1)
+        for end in (0, -1):
+            change = self.change[:, end]
+            best &= ~np.isfinite(change).all(axis=-1) | self._above_0(change)
+        return best
+
+    def _above_0(self, values: np.ndarray) -> np.ndarray:
+        """(L,): whether the mean of values (L, R) is above 0 by more than noise."""
+        degrees = self._repeats - 1
+        if not degrees:
+            return np.zeros(len(values), bool)
+        mean, variance = values.mean(axis=-1), _over_repeats(values) ** 2 / (degrees + 1)
+        with np.errstate(invalid="ignore"):  # nothing gained ever, or −∞
+            rest = degrees * variance / (degrees * variance + mean**2)
+        chance = np.asarray(betainc(degrees / 2, 0.5, np.nan_to_num(rest, nan=1.0))) / 2
+        return (mean > 0) & (chance < LEVEL / max(1, len(values)))
+
+    def _minima(self, losses: np.ndarray, scale: Any, back: Any) -> np.ndarray:
+        """Where parabolas through the least of losses (L, M) have their minima, (L,).
+
+        They are parabolas in scale(m), and back leads from there to m.
+        """
+        least = self._argmin(losses)
+        found = self.multipliers[least]
+        at = scale(self.multipliers)
+        for layer, i in enumerate(least):
+            near = losses[layer, i - 1 : i + 2]
+            if 0 < i < len(at) - 1 and np.isfinite(near).all():
+                found[layer] = back(_vertex(at[i - 1 : i + 2], near))
+        return found
 
     def _argmin(self, losses: np.ndarray) -> np.ndarray:
         """Of losses (L, M, …) the index of the least; of equal ones nearest to 1."""
@@ -203,7 +278,8 @@ def layer_range_test(
         run: maps multipliers, a float32 array of shape (n, L), to losses of shape
             (n, R): after k steps from one and the same state, the optimizer's included,
             a column for each repeat with batches of its own. All rows must meet the
-            same batches. It is called once. `jax.vmap(one)`,
+            same batches, in both calls: one for the grid, and one for at most two
+            multipliers a layer between its points. `jax.vmap(one)`,
             `functools.partial(jax.lax.map, one)` or a loop over a jitted step decide
             how much is done at once.
         multipliers: (M,), above 0 and ascending; by default nine from 0.01 to 100. 1 is
@@ -214,8 +290,8 @@ def layer_range_test(
 
     Raises:
         ValueError: for multipliers that are no such array, losses of another shape or
-            not real, or a loss with all multipliers 1 that is not finite, as there is
-            then nothing to compare with.
+            not real, a loss with all multipliers 1 that is not finite, as there is then
+            nothing to compare with, or one that is another in the second call.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax, optax_llr
@@ -244,15 +320,20 @@ def layer_range_test(
         ...     return jax.vmap(repeat)(batches)
         >>> print(optax_llr.contrib.layer_range_test(layers, run))
         layer  suggestion   ×/÷  limit  gain
-        stem         33.1  1.18  ≥ 100   1.7
-        head         1.78  1.00   3.16  0.34
+        stem         55.5  1.40  ≥ 100   1.7
+        head         2.08  1.18   3.16  0.34
 
     References:
         Smith, Cyclical Learning Rates for Training Neural Networks, arXiv:1506.01186
         Wu et al., Understanding Short-Horizon Bias in Stochastic Meta-Optimization,
         arXiv:1803.02021
     """
-    check_arguments("layer_range_test", layers)
+    check_layers("layer_range_test", layers, run=run, multipliers=multipliers)
+    if not callable(run):
+        raise ValueError(
+            "layer_range_test: run: expected a function of multipliers (n, L) that "
+            f"returns losses (n, R), got a {type(run).__name__}"
+        )
     grid = _grid(np.geomspace(0.01, 100, 9) if multipliers is None else multipliers)
     tried = np.concatenate([[0.0], grid[grid != 1]])
     rows = np.ones((1 + len(layers) * len(tried), len(layers)), np.float32)
@@ -265,15 +346,50 @@ def layer_range_test(
             "layer_range_test: expected finite losses with multiplier 1 for all "
             f"layers, to compare with, got {uniform.tolist()}; lower the global rate"
         )
-    by_layer = losses[1:].reshape(len(layers), len(tried), -1)
+    by_layer = losses[1:].reshape(len(layers), len(tried), len(uniform))
     one = int(np.searchsorted(grid, 1))
-    return RangeTest(
+    test = RangeTest(
         layers=layers,
         multipliers=grid,
         losses=np.insert(by_layer[:, 1:], one, uniform, axis=1),
         frozen=by_layer[:, 0],
         uniform=uniform,
     )
+    return _tried_between(test, run)
+
+
+def _tried_between(
+    test: RangeTest, run: Callable[[np.ndarray], ArrayLike]
+) -> RangeTest:
+    """The test with multipliers between those of its grid, tried as well.
+
+    Where the minimum lies between two points of the grid depends on what shape the loss
+    is taken to have; so both places are tried.
+    """
+    mean = _worst_if_diverged(test.losses).mean(axis=-1)
+    minima = [
+        test._minima(mean, np.positive, np.positive),
+        test._minima(mean, np.log, np.exp),
+    ]
+    # As float32, which is what steps see.
+    between = np.stack(minima, axis=-1).astype(np.float32).astype(float)
+    between[np.isin(between, test.multipliers.astype(np.float32))] = np.nan
+    losses = np.full((*between.shape, len(test.uniform)), np.nan)
+    new = np.argwhere(np.isfinite(between))
+    if len(new):
+        rows = np.ones((1 + len(new), len(test.layers)), np.float32)
+        for row, (layer, which) in zip(rows[1:], new, strict=True):
+            row[layer] = between[layer, which]
+        again, *found = _losses(run(rows), len(rows))
+        if not np.allclose(again, test.uniform, rtol=0.01, atol=1e-6):
+            raise ValueError(
+                "layer_range_test: expected the same losses with multiplier 1 for all "
+                f"layers in both calls of run, got {test.uniform.tolist()} and then "
+                f"{again.tolist()}; let each call begin from the same state and meet "
+                "the same batches"
+            )
+        losses[tuple(new.T)] = found
+    return dataclasses.replace(test, between=between, between_losses=losses)
 
 
 def _grid(multipliers: ArrayLike) -> np.ndarray:

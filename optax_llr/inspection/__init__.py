@@ -8,4 +8,5 @@ from ._monitor import monitor_layers as monitor_layers
 from ._reassign import reassign_layers as reassign_layers
 from ._rotation import layer_rotation as layer_rotation
 from ._table import layer_multipliers as layer_multipliers
+from ._table import layer_rates as layer_rates
 from ._table import layer_table as layer_table

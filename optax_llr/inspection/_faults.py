@@ -7,6 +7,7 @@ import numpy as np
 from ..layers._layers import Layers
 from ..layers._paths import PyTree
 from ..layers._sums import layer_sum
+from ._arguments import check_layers, known_leaves
 
 
 def gradient_faults(layers: Layers, gradients: PyTree) -> dict[str, str]:
@@ -24,7 +25,7 @@ def gradient_faults(layers: Layers, gradients: PyTree) -> dict[str, str]:
         that are NaN or infinite, or all of them 0. Empty where all is well.
 
     Raises:
-        ValueError: for a leaf that `layers` does not know.
+        ValueError: for a leaf that `layers` does not know, or no gradients at all.
 
     Example:
         >>> import jax.numpy as jnp, optax_llr
@@ -35,8 +36,10 @@ def gradient_faults(layers: Layers, gradients: PyTree) -> dict[str, str]:
         conv: all 3 elements are 0
         head: 1 of 2 elements is not finite
     """
+    check_layers("gradient_faults", layers, gradients=gradients)
+    leaves = known_leaves("gradient_faults", layers, "gradients", gradients)
     size, bad, nonzero = (
-        np.asarray(layer_sum(layers, count, gradients))
+        np.asarray(layer_sum(layers, count, leaves))
         for count in (jnp.ones_like, _not_finite, jnp.bool_)
     )
     faults: dict[str, str] = {}

@@ -9,13 +9,14 @@ from ..layers._layers import Layers
 from ..layers._paths import PyTree
 from ..rules._adapt_layers import is_adapted
 from ..transforms._multipliers import is_layer_state, layer_ids, layer_states
+from ._arguments import check_layers
 
 
 def reassign_layers(layers: Layers, opt_state: PyTree) -> PyTree:
     """Hands an optimizer state over to other `Layers`; everything else is kept.
 
     For a checkpoint that is continued under another grouping. The step count goes on;
-    the recorded multipliers are NaN until the next update.
+    the recorded multipliers are 1 until the next update.
 
     Args:
         layers: the `Layers` that the transformation now has.
@@ -39,6 +40,8 @@ def reassign_layers(layers: Layers, opt_state: PyTree) -> PyTree:
         >>> _ = optax_llr.scale_by_layer(two, np.ones(2)).update(params, state)
     """
 
+    check_layers("reassign_layers", layers, opt_state=opt_state)
+
     def reassign(node: Any) -> Any:
         if not is_layer_state(node):
             return node
@@ -47,7 +50,7 @@ def reassign_layers(layers: Layers, opt_state: PyTree) -> PyTree:
         return node._replace(
             multipliers=_as_boxed(
                 node.multipliers,
-                jnp.full((*batch, len(layers)), jnp.nan, node.multipliers.dtype),
+                jnp.ones((*batch, len(layers)), node.multipliers.dtype),
             ),
             layers={
                 key: tuple(_as_boxed(old, jnp.broadcast_to(d, batch)) for d in digits)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from ..layers._layers import Layers, check_leaves
 from ..layers._paths import PyTree, leaves_by_path
 from ..layers._sums import layer_sum
+from ._arguments import check_alike, check_layers, known_leaves
 
 
 def layer_rotation(layers: Layers, initial: PyTree, params: PyTree) -> jax.Array:
@@ -24,10 +25,12 @@ def layer_rotation(layers: Layers, initial: PyTree, params: PyTree) -> jax.Array
         params: w(t).
 
     Returns:
-        Array (L,), float32; NaN for a layer without a kernel, or with one of zeros.
+        Array (L,), float32; 0 for a layer without a kernel, and where all of it is 0,
+        now or at the start: that has no direction.
 
     Raises:
-        ValueError: if a parameter is unknown to `layers` or has no initial value.
+        ValueError: if a parameter is unknown to `layers`, or has no initial value, or
+            one of another shape.
 
     Example:
         >>> import jax.numpy as jnp, optax_llr
@@ -42,11 +45,18 @@ def layer_rotation(layers: Layers, initial: PyTree, params: PyTree) -> jax.Array
         impact on generalization,
         `arXiv:1806.01603 <https://arxiv.org/abs/1806.01603>`_
     """
+    check_layers("layer_rotation", layers, initial=initial, params=params)
+    trees = {
+        name: known_leaves("layer_rotation", layers, name, tree)
+        for name, tree in (("params", params), ("initial", initial))
+    }
+    check_alike("layer_rotation", **trees)
     now, then = kernels(layers, params), kernels(layers, initial)
     dot = layer_sum(layers, jnp.multiply, now, then)
     squares = [layer_sum(layers, jnp.square, tree) for tree in (now, then)]
     norms = jnp.sqrt(squares[0]) * jnp.sqrt(squares[1])
-    return 1 - jnp.clip(dot / norms, -1, 1)
+    cosines = dot / jnp.where(norms == 0, 1, norms)
+    return jnp.where(norms == 0, 0, 1 - jnp.clip(cosines, -1, 1))
 
 
 def kernels(layers: Layers, params: PyTree) -> dict[str, jax.Array]:

@@ -1,5 +1,8 @@
 """measure_layers, monitor_layers and gradient_faults."""
 
+import contextlib
+import logging
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,6 +33,7 @@ def tree(seed):
 
 PARAMS, UPDATES, GRADIENTS, PREVIOUS, INITIAL = map(tree, range(5))
 LAYERS = optax_llr.match_layers(PARAMS, RULES)
+ZEROS = jax.tree.map(jnp.zeros_like, PARAMS)
 
 
 def unrolled(tree):
@@ -111,14 +115,13 @@ def test_measures_follow_the_slow_reference(stacked, jit):
 
 def test_without_a_past_there_is_no_cosine_and_no_rotation():
     ours = measure_layers(LAYERS, GRADIENTS, UPDATES, PARAMS)
-    for name in ("gradient_cosine", "rotation"):
-        np.testing.assert_array_equal(getattr(ours, name), np.full(5, np.nan))
+    assert ours.gradient_cosine is ours.rotation is None
     np.testing.assert_allclose(
         ours.step_quantiles, RATE * slow().step_quantiles, rtol=1e-5
     )
 
 
-def test_layer_that_is_not_there_is_nan_in_every_measure():
+def test_layer_that_is_not_there_is_0_in_every_measure():
     def cut(tree):
         return {**tree, "head": None}
 
@@ -128,7 +131,7 @@ def test_layer_that_is_not_there_is_nan_in_every_measure():
     for name, meant in slow()._asdict().items():
         got = getattr(ours, name)
         np.testing.assert_allclose(got[:4], meant[:4], rtol=1e-5, atol=1e-6)
-        np.testing.assert_array_equal(got[4], np.full_like(meant[4], np.nan), name)
+        np.testing.assert_array_equal(got[4], np.zeros_like(meant[4]), name)
 
 
 def test_nan_in_one_layer_leaves_the_measures_of_the_others():
@@ -159,10 +162,157 @@ def test_unknown_leaf_is_refused_in_any_tree(position):
 
 @pytest.mark.parametrize("past", ["previous", "initial"])
 def test_leaf_that_the_past_lacks_is_refused(past):
-    with pytest.raises(ValueError, match="holds 'blocks/kernel', tree 2 does not"):
+    message = rf"^measure_layers: {past}: expected .* gradients, .*'blocks/kernel'"
+    with pytest.raises(ValueError, match=message):
         measure_layers(
             LAYERS, GRADIENTS, UPDATES, PARAMS, **{past: {"head": PARAMS["head"]}}
         )
+
+
+@pytest.mark.parametrize("lacking", ["gradients", "updates", "params"])
+@pytest.mark.parametrize("leaf", ["left out", "None", "all None", "another shape"])
+def test_a_leaf_that_one_of_the_trees_lacks_is_refused(lacking, leaf):
+    trees = {"gradients": GRADIENTS, "updates": UPDATES, "params": PARAMS}
+    trees[lacking] = {
+        "left out": {k: v for k, v in PARAMS.items() if k != "head"},
+        "None": {**PARAMS, "head": {"kernel": None}},
+        "all None": None,
+        "another shape": {**PARAMS, "head": {"kernel": jnp.ones((4, 3))}},
+    }[leaf]
+    where = "" if leaf == "all None" else ".*'head/kernel'"
+    with pytest.raises(ValueError, match=rf"^measure_layers: \w+: expected{where}"):
+        measure_layers(LAYERS, *trees.values())
+
+
+BAD = {
+    "swapped": (lambda: measure_layers(GRADIENTS, LAYERS, UPDATES, PARAMS), "layers"),
+    "no rate": (
+        lambda: measure_layers(LAYERS, GRADIENTS, UPDATES, PARAMS, rate="fast"),
+        "rate",
+    ),
+    "no measure": (
+        lambda: measure_layers(
+            LAYERS, GRADIENTS, UPDATES, PARAMS, measures=["gradient_nrom"]
+        ),
+        "measures",
+    ),
+    "a string": (
+        lambda: measure_layers(
+            LAYERS, GRADIENTS, UPDATES, PARAMS, measures="rotation"
+        ),
+        "measures",
+    ),
+    "no past": (
+        lambda: measure_layers(
+            LAYERS, GRADIENTS, UPDATES, PARAMS, measures=["rotation"]
+        ),
+        "initial",
+    ),
+    "monitor: swapped": (lambda: monitor_layers(LAYERS, optax.sgd(0.1)), "inner"),
+    "monitor: params": (lambda: monitor_layers(optax.sgd(0.1), PARAMS), "layers"),
+    "monitor: no rate": (
+        lambda: monitor_layers(optax.sgd(0.1), LAYERS, rate=np.nan),
+        "rate",
+    ),
+    "monitor: no measure": (
+        lambda: monitor_layers(optax.sgd(0.1), LAYERS, measures=["norm"]),
+        "measures",
+    ),
+    "faults: swapped": (lambda: gradient_faults(GRADIENTS, LAYERS), "layers"),
+    "faults: None": (lambda: gradient_faults(LAYERS, None), "gradients"),
+    "rotation: swapped": (
+        lambda: optax_llr.layer_rotation(PARAMS, LAYERS, PARAMS),
+        "layers",
+    ),
+    "rotation: None": (
+        lambda: optax_llr.layer_rotation(LAYERS, None, PARAMS),
+        "initial",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_argument_is_named(case):
+    call, argument = BAD[case]
+    with pytest.raises(ValueError, match=rf"^\w+: {argument}: expected .* got "):
+        call()
+
+
+def test_a_measure_that_is_misspelled_is_corrected():
+    with pytest.raises(ValueError, match="did you mean 'gradient_norm'"):
+        monitor_layers(optax.sgd(0.1), LAYERS, measures=["gradient_nrom"])
+
+
+def test_only_what_is_asked_for_is_measured():
+    ours = measure_layers(
+        LAYERS, GRADIENTS, UPDATES, PARAMS, measures=("update_ratio",)
+    )
+    np.testing.assert_allclose(ours.update_ratio, slow().update_ratio, rtol=1e-5)
+    assert [name for name, m in ours._asdict().items() if m is not None] == [
+        "update_ratio"
+    ]
+
+
+EMPTY = {"none": jnp.zeros((0, 3)), "some": jnp.ones((2, 2)), "stack": jnp.ones((2, 0))}
+EMPTY_LAYERS = optax_llr.match_layers(
+    EMPTY, [("none", "none"), ("some", "some"), ("stack", "stack[:]")]
+)
+
+
+def test_layers_of_size_0_are_0_and_leave_the_others_alone():
+    tree = EMPTY
+    ours = measure_layers(EMPTY_LAYERS, tree, tree, tree, previous=tree, initial=tree)
+    for name, meant in {
+        "gradient_norm": 2,
+        "update_ratio": 1,
+        "effective_rate": 1 / 4,
+        "step_quantiles": 1,
+        "gradient_cosine": 1,
+        "rotation": 0,
+    }.items():
+        np.testing.assert_array_equal(getattr(ours, name)[1], meant, name)
+        np.testing.assert_array_equal(getattr(ours, name)[::2], 0, name)
+
+
+def test_no_layers_at_all():
+    none = optax_llr.match_layers({}, [])
+    ours = measure_layers(none, {}, {}, {}, previous={}, initial={})
+    assert {m.shape for m in ours} == {(0,), (0, 5)}
+    monitor = monitor_layers(optax.sgd(0.1), none)
+    _, state = monitor.update({}, monitor.init({}), {})
+    assert state.steps == 1
+    assert gradient_faults(none, {}) == {}
+
+
+@pytest.mark.parametrize(
+    ("w", "u", "meant"), [(0, 0, 0), (0, 1, np.inf), (1, 0, 0), (2, 1, 0.5)]
+)
+def test_update_ratio_of_zeros(w, u, meant):
+    """A layer that begins at 0 and does not move is no fault."""
+    tree = {"a": jnp.ones(4)}
+    layers = optax_llr.match_layers(tree, [("a", "a")])
+    with jax.debug_nans(True):
+        ours = measure_layers(
+            layers, tree, optax.tree.scale(u, tree), optax.tree.scale(w, tree)
+        )
+    np.testing.assert_array_equal(ours.update_ratio, [meant])
+
+
+def test_a_rate_of_0_measures_steps_of_0():
+    """As in the first step of a warm-up."""
+    with jax.debug_nans(True):
+        ours = measure_layers(LAYERS, GRADIENTS, ZEROS, PARAMS, rate=0.0)
+    np.testing.assert_array_equal(ours.step_quantiles, np.zeros((5, 5)))
+    np.testing.assert_array_equal(ours.effective_rate, np.zeros(5))
+
+
+@pytest.mark.parametrize("count", [1, 40])
+def test_layers_of_one_size_are_sorted_together(count):
+    tree = {f"layer{i}": jnp.ones((3, 4 + i % 2)) for i in range(count)}
+    layers = optax_llr.match_layers(tree, [(r"(.*)", r"\1")])
+    measure = jax.jit(lambda tree: measure_layers(layers, tree, tree, tree))
+    text = measure.lower(tree).as_text()
+    assert text.count("stablehlo.sort") == min(count, 2)
 
 
 # --- monitor_layers -----------------------------------------------------------------
@@ -206,7 +356,7 @@ def test_measures_are_those_of_measure_layers_by_hand(kind, every):
                 updates,
                 params,
                 rate=rate(count) if callable(rate) else rate,
-                previous=previous,
+                previous=ZEROS if previous is None else previous,
                 initial=PARAMS,
             )
         previous = gradients
@@ -220,13 +370,13 @@ def test_measures_are_those_of_measure_layers_by_hand(kind, every):
 
 def test_before_the_first_step_nothing_is_measured():
     for measure in monitor_layers(optax.sgd(0.1), LAYERS).init(PARAMS).measures:
-        assert np.isnan(measure).all()
+        assert not np.any(measure)
 
 
-def test_cosine_of_the_first_step_is_nan_and_of_a_constant_gradient_1():
+def test_cosine_of_the_first_step_is_0_and_of_a_constant_gradient_1():
     monitor = monitor_layers(optax.sgd(0.1), LAYERS)
     _, state = monitor.update(GRADIENTS, monitor.init(PARAMS), PARAMS)
-    assert np.isnan(state.measures.gradient_cosine).all()
+    np.testing.assert_array_equal(state.measures.gradient_cosine, np.zeros(5))
     _, state = monitor.update(GRADIENTS, state, PARAMS)
     np.testing.assert_allclose(state.measures.gradient_cosine, np.ones(5), rtol=1e-6)
 
@@ -266,10 +416,117 @@ def test_measures_are_float32_under_double_precision(rate):
     assert updates["head"]["kernel"].dtype == np.float64
 
 
-@pytest.mark.parametrize("every", [0, -1, 2.0, None])
+@pytest.mark.parametrize("every", [0, -1, 2.0, None, True, "3", np.int64(0)])
 def test_every_must_be_a_whole_number_of_steps(every):
-    with pytest.raises(ValueError, match=f"expected an int every ≥ 1, got {every}"):
+    with pytest.raises(ValueError, match="every: expected an int above 0, got"):
         monitor_layers(optax.sgd(0.1), LAYERS, every=every)
+
+
+@pytest.mark.parametrize("three", [np.int64(3), np.uint8(3), np.array(3)])
+def test_every_may_be_an_int_of_numpy(three):
+    monitor = monitor_layers(optax.sgd(0.1), LAYERS, every=three)
+    states = [state for *_, state in train(monitor, 5)]
+    norms = [float(state.measures.gradient_norm[0]) for state in states]
+    assert norms[0] == norms[1] == norms[2] != norms[3] == norms[4]
+
+
+MEMORY = {
+    ("gradient_norm", "update_ratio", "effective_rate", "step_quantiles"): 0,
+    ("gradient_cosine",): 1,
+    ("rotation", "gradient_norm"): 1,
+    LayerMeasures._fields: 2,
+}
+
+
+@pytest.mark.parametrize("asked", MEMORY)
+def test_memory_is_that_of_what_is_asked_for(asked):
+    monitor = monitor_layers(optax.identity(), LAYERS, measures=asked)
+    *_, (_, _, _, state) = train(monitor, 2)
+    everything = monitor_layers(optax.identity(), LAYERS)
+    *_, (_, _, _, all_of_it) = train(everything, 2)
+    for name in LayerMeasures._fields:
+        ours = getattr(state.measures, name)
+        if name in asked:
+            meant = getattr(all_of_it.measures, name)
+            np.testing.assert_allclose(ours, meant, rtol=1e-6)
+        else:
+            assert ours is None
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(PARAMS))
+    kept = sum(leaf.size for leaf in jax.tree.leaves(state))
+    assert kept // parameters == MEMORY[asked]
+
+
+BIAS = {"a": jnp.ones(3), "b": jnp.zeros(2)}
+QUIET = {  # what to train, the layers, and what a mask leaves out
+    "masked": (BIAS, {"a": True, "b": False}),
+    "size 0": (EMPTY, True),
+}
+
+
+@pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
+@pytest.mark.parametrize("kind", QUIET)
+def test_a_monitor_is_quiet_under_debug_nans(kind, jit):
+    """Without kernels, with masked layers, weights that are 0, and nothing at all."""
+    params, mask = QUIET[kind]
+    layers = optax_llr.match_layers(
+        params, [("stack", "stack[:]"), (r"(.*)", r"\1")][kind == "masked" :]
+    )
+    monitor = optax.masked(monitor_layers(optax.adam(0.1), layers, every=2), mask)
+    init, update = monitor.init, monitor.update
+    if jit:
+        init, update = jax.jit(init), jax.jit(update)
+    with jax.debug_nans(True):
+        state = init(params)
+        for _ in range(2):
+            _, state = update(params, state, params)
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_outside_jit_no_step_compiles_again(every):
+    rate = optax.linear_schedule(0.3, 0.1, 9)
+    monitor = monitor_layers(optax.sgd(rate), LAYERS, rate, every)
+    state = monitor.init(PARAMS)
+    for _ in range(4):
+        _, state = monitor.update(GRADIENTS, state, PARAMS)
+    measured = {"rate": 0.1, "previous": PREVIOUS, "initial": INITIAL}
+    measure_layers(LAYERS, GRADIENTS, UPDATES, PARAMS, **measured)
+    with jax.log_compiles(), caplog_of_jax() as logs:
+        for _ in range(4):
+            _, state = monitor.update(GRADIENTS, state, PARAMS)
+        measure_layers(LAYERS, GRADIENTS, UPDATES, PARAMS, **measured)
+    assert logs == []
+
+
+@contextlib.contextmanager
+def caplog_of_jax():
+    """What JAX says that it compiles."""
+    found = []
+    handler = logging.Handler()
+    handler.emit = lambda record: found.append(record.getMessage())
+    logger = logging.getLogger("jax._src.interpreters.pxla")
+    logger.addHandler(handler)
+    try:
+        yield found
+    finally:
+        logger.removeHandler(handler)
+
+
+def test_a_gradient_that_is_none_is_a_layer_that_is_not_measured():
+    monitor = monitor_layers(optax.sgd(0.1), LAYERS)
+    state = monitor.init(PARAMS)
+    part = {**GRADIENTS, "head": {"kernel": None}}
+    _, state = monitor.update(part, state, PARAMS)
+    for measure in state.measures:
+        np.testing.assert_array_equal(measure[4], np.zeros_like(measure[4]))
+    assert (state.measures.gradient_norm[:4] > 0).all()
+    np.testing.assert_array_equal(state.previous["head"]["kernel"], 0)
+
+
+def test_a_monitor_refuses_a_gradient_without_a_parameter():
+    monitor = monitor_layers(optax.sgd(0.1), LAYERS)
+    state = monitor.init(PARAMS)
+    with pytest.raises(ValueError, match=r"^monitor_layers: params: .*'head/kernel'"):
+        monitor.update(GRADIENTS, state, {**PARAMS, "head": {"kernel": None}})
 
 
 # --- gradient_faults ----------------------------------------------------------------
@@ -279,7 +536,6 @@ def replaced(layer, leaf, value):
     return {**GRADIENTS, layer: {**GRADIENTS[layer], leaf: value}}
 
 
-ZEROS = jax.tree.map(jnp.zeros_like, GRADIENTS)
 FAULTS = {
     "none": (GRADIENTS, {}),
     "one NaN": (

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import optax_llr
-from optax_llr import layer_multipliers, layer_table, scale_by_layer
+from optax_llr import layer_multipliers, layer_rates, layer_table, scale_by_layer
 
 PARAMS = {
     "stem": {"kernel": jnp.ones((3, 8)), "bias": jnp.ones(8)},
@@ -144,16 +144,16 @@ def test_scaling_is_chosen_by_its_layers():
 
 def test_several_scalings_of_the_same_layers_are_refused():
     state = optax.chain(scaling, scaling).init(PARAMS)
-    with pytest.raises(ValueError, match="found 2, and 0 of other layers"):
+    with pytest.raises(ValueError, match="got 2, and 0 of other layers"):
         layer_multipliers(LAYERS, state)
     assert layer_multipliers(LAYERS, state[1]) == named(FIRST)
 
 
 def test_no_scaling_and_a_scaling_of_other_layers_are_refused():
-    with pytest.raises(ValueError, match="found 0, and 0 of other layers"):
+    with pytest.raises(ValueError, match="got 0, and 0 of other layers"):
         layer_multipliers(LAYERS, optax.adam(0.1).init(PARAMS))
     swapped = optax_llr.match_layers(PARAMS, RULES[::-1])
-    with pytest.raises(ValueError, match="found 0, and 1 of other layers"):
+    with pytest.raises(ValueError, match="got 0, and 1 of other layers"):
         layer_multipliers(swapped, scaling.init(PARAMS))
 
 
@@ -203,9 +203,93 @@ def test_table_counts_every_slice_of_a_layer():
 
 
 def test_table_refuses_what_it_cannot_show():
-    with pytest.raises(ValueError, match="a schedule needs an int steps ≥ 1, got None"):
+    with pytest.raises(ValueError, match="steps: expected an int above 0, got None"):
         layer_table(LAYERS, PARAMS, schedule)
     with pytest.raises(ValueError, match="'neck' is in none of the layers"):
         layer_table(LAYERS, {"neck": jnp.ones(2)})
     with pytest.raises(ValueError, match=r"shape \(4,\)"):
         layer_table(LAYERS, PARAMS, np.ones(3))
+
+
+@pytest.mark.parametrize("four", [np.int64(4), np.uint8(4), jnp.int32(4)])
+def test_steps_may_be_an_int_of_numpy(four):
+    table = layer_table(LAYERS, PARAMS, schedule, four)
+    assert table == layer_table(LAYERS, PARAMS, schedule, 4)
+
+
+def test_table_of_nothing_is_its_head():
+    none = optax_llr.match_layers({}, [])
+    assert layer_table(none, {}).split() == ["level", "layer", "parameters"]
+    assert layer_table(none, {}, np.ones(0)).split()[-1] == "multiplier"
+    state = scale_by_layer(none, np.ones(0)).init({})
+    assert layer_multipliers(none, state) == layer_rates(none, state, 0.1) == {}
+
+
+BAD = {
+    "multipliers: swapped": lambda s: layer_multipliers(s, LAYERS),
+    "rates: swapped": lambda s: layer_rates(s, LAYERS, 0.1),
+    "reassign: swapped": lambda s: optax_llr.reassign_layers(s, LAYERS),
+    "table: swapped": lambda s: layer_table(PARAMS, LAYERS),
+    "table: layers twice": lambda s: layer_table(LAYERS, LAYERS),
+    "table: no parameters": lambda s: layer_table(LAYERS, None),
+    "table: multipliers for steps": lambda s: layer_table(LAYERS, PARAMS, schedule, "4"),
+    "table: a dict": lambda s: layer_table(LAYERS, PARAMS, {"stem": 1.0}),
+    "multipliers: a name": lambda s: layer_multipliers("stem", s),
+    "rates: no rate": lambda s: layer_rates(LAYERS, s, None),
+    "rates: a vector": lambda s: layer_rates(LAYERS, s, np.ones(4)),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_argument_is_named(case):
+    with pytest.raises(ValueError, match=r"^[a-z_]+: [a-z_]+: expected .*got "):
+        BAD[case](scaling.init(PARAMS))
+
+
+def test_swapped_arguments_are_told_their_order():
+    with pytest.raises(ValueError, match=r"layer_multipliers\(layers, opt_state\)"):
+        layer_multipliers(scaling.init(PARAMS), LAYERS)
+
+
+# --- layer_rates --------------------------------------------------------------------
+
+
+def test_rates_are_those_of_the_last_step():
+    rate = optax.linear_schedule(0.5, 0.0, 4)
+    optimizer = optax.chain(optax.sgd(rate), scaling)
+    state = optimizer.init(PARAMS)
+    for count in range(3):
+        updates, state = optimizer.update(PARAMS, state, PARAMS)
+        rates = layer_rates(LAYERS, state, rate)
+        # The gradients are all 1, so that steps are rates.
+        assert rates["stem"] == pytest.approx(-float(updates["stem"]["bias"][0]))
+        assert rates["head"] == pytest.approx(-float(updates["head"][0, 0]))
+        assert rates == layer_rates(LAYERS, state, float(rate(count)))
+    assert json.loads(json.dumps(rates)) == rates
+
+
+def test_rates_before_the_first_step_are_those_of_step_0():
+    rate = optax.linear_schedule(0.5, 0.0, 4)
+    rates = layer_rates(LAYERS, scaling.init(PARAMS), rate)
+    assert rates == {name: 0.5 * value for name, value in named(schedule(0)).items()}
+
+
+@pytest.mark.parametrize("wrapper", MEASURED)
+def test_rates_are_found_through(wrapper):
+    state = optax.with_extra_args_support(MEASURED[wrapper]).init(PARAMS)
+    assert layer_rates(LAYERS, state, 0.5) == named(np.full(4, 0.5))
+
+
+def test_rates_can_be_read_inside_jit_and_vmap():
+    rate = optax.linear_schedule(0.5, 0.0, 4)
+    inside = jax.jit(lambda state: layer_rates(LAYERS, state, rate))
+
+    def after(values):
+        transformation = scale_by_layer(LAYERS, values)
+        _, state = transformation.update(PARAMS, transformation.init(PARAMS))
+        return transformation.update(PARAMS, state)[1]
+
+    state = jax.vmap(after)(jnp.stack([jnp.asarray(FIRST), jnp.asarray(LAST)]))
+    np.testing.assert_allclose(layer_rates(LAYERS, state, rate)["stem"], [0.75, 0])
+    one = jax.tree.map(lambda leaf: leaf[0], state)
+    assert float(inside(one)["stem"]) == 0.75

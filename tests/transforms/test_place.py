@@ -308,9 +308,27 @@ def test_airbench_biases_learn_at_64_times_the_rate_with_unscaled_decay():
     )
 
 
-@pytest.mark.parametrize("place", [p for p in PLACES if "layer_weight" not in p])
+@pytest.mark.parametrize("place", PLACES)
 def test_updates_keep_every_bit_under_multiplier_1(place, monkeypatch):
     with_layer, _ = last_update(build(place, np.ones(2)))
     monkeypatch.setattr(optax_llr, "scale_by_layer", lambda *_: optax.identity())
     without, _ = last_update(build(place, np.ones(2)))
     np.testing.assert_array_equal(with_layer, without)
+
+
+def test_compiled_by_itself_an_update_may_differ_in_its_last_bits():
+    """What the page says of madgrad, whose last operation is a difference."""
+    params = {"a": jnp.float32(0.7), "b": jnp.float32(1.3)}
+    layers = optax_llr.match_layers(params, [("a", "a"), ("b", "b")])
+    plain = optax.contrib.madgrad(0.1)
+    chain = optax.chain(plain, optax_llr.scale_by_layer(layers, np.ones(2)))
+
+    def updates(optimizer, compiled):
+        update = jax.jit(optimizer.update) if compiled else optimizer.update
+        state = optimizer.init(params)
+        for _ in range(5):
+            found, state = update(params, state, params)
+        return np.array([found["a"], found["b"]])
+
+    np.testing.assert_array_equal(updates(chain, False), updates(plain, False))
+    np.testing.assert_allclose(updates(chain, True), updates(plain, True), rtol=1e-5)
