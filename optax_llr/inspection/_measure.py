@@ -98,7 +98,7 @@ def measure_layers(
     if initial is not None:
         rotation = layer_rotation(layers, initial, params)
         measures = measures._replace(rotation=rotation)
-    absent = ~layers_in(layers, gradients)
+    absent = ~layers_in("measure_layers", layers, gradients)
     return jax.tree.map(lambda measure: measure.at[absent].set(jnp.nan), measures)
 
 
@@ -113,7 +113,7 @@ def _quantiles(layers: Layers, updates: PyTree) -> jax.Array:
     """Quantiles of the absolute values of each layer, (L, 5)."""
     at = np.array(QUANTILES, np.float32)
     quantiles = jnp.full((len(layers), len(at)), jnp.nan, jnp.float32)
-    for index, parts in layer_slices(layers, updates).items():
+    for index, parts in layer_slices("measure_layers", layers, updates).items():
         values = jnp.concatenate([jnp.abs(part).ravel() for part in parts])
         row = jnp.quantile(values.astype(jnp.float32), at)
         quantiles = quantiles.at[index].set(row)

@@ -70,7 +70,7 @@ def monitor_layers(
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params: PyTree) -> MonitorLayersState:
-        check_leaves(layers, params)
+        check_leaves("monitor_layers", layers, params)
         return MonitorLayersState(
             inner=inner.init(params),
             steps=jnp.int32(0),
@@ -86,7 +86,7 @@ def monitor_layers(
         params: PyTree | None = None,
         **extra_args: Any,
     ) -> tuple[PyTree, MonitorLayersState]:
-        check_kind(MonitorLayersState, state)
+        check_kind("monitor_layers", MonitorLayersState, state)
         check_params("monitor_layers", params)
         gradients = updates
         updates, inner_state = inner.update(

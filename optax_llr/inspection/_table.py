@@ -95,7 +95,7 @@ def layer_table(
     """
     sizes = np.zeros(len(layers), np.int64)
     for path, leaf in leaves_by_path(params).items():
-        check_leaf(layers, path, leaf)
+        check_leaf("layer_table", layers, path, leaf)
         indices = as_indices(layers.members[path])
         # Not +=, which counts an index that repeats only once.
         np.add.at(sizes, list(indices), math.prod(jnp.shape(leaf)) // len(indices))
@@ -127,11 +127,14 @@ def _multiplier_columns(
     if multipliers is None:
         return {}
     if not callable(multipliers):
-        return {"multiplier": _cells(evaluate(layers, multipliers, 0))}
+        return {"multiplier": _cells(evaluate("layer_table", layers, multipliers, 0))}
     if not isinstance(steps, int) or steps < 1:
         raise ValueError(f"layer_table: a schedule needs an int steps ≥ 1, got {steps}")
     counts = sorted({steps * quarter // 4 for quarter in range(5)})
-    return {f"t={c}": _cells(evaluate(layers, multipliers, c)) for c in counts}
+    return {
+        f"t={c}": _cells(evaluate("layer_table", layers, multipliers, c))
+        for c in counts
+    }
 
 
 def _cells(values: jax.Array) -> list[str]:
