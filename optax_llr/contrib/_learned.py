@@ -138,7 +138,9 @@ def learned(total_steps: Number, rate: Number = 1e-3, key: jax.Array | int = 0) 
             return multipliers * number / jnp.where(known.any(), total, 1)
 
         _, pull = jax.vjp(last_multipliers, state.network)
-        changes, optimizer = descent.update(pull(slope)[0], state.optimizer)
+        # Optax's Adam raises a float to an int, its count.
+        with jax.numpy_dtype_promotion("standard"):
+            changes, optimizer = descent.update(pull(slope)[0], state.optimizer)
         network = cast(Network, optax.apply_updates(state.network, changes))
         time = state.steps.astype(jnp.float32) / total_steps
         seen = _features(step, state.previous, time)
