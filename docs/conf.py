@@ -18,7 +18,7 @@ release = version = optax_llr.__version__
 language = "en"
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
@@ -26,6 +26,9 @@ extensions = [
     "mathml",
 ]
 exclude_patterns = ["_build"]
+nb_execution_mode = "force"  # the tour is run each time the site is built
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
 smartquotes_action = "D"  # dashes; quotes are typed as they are meant
 myst_heading_anchors = 2  # pages link to headings by the names that GitHub gives them
 

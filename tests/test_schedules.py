@@ -30,25 +30,25 @@ BRANCHED = Layers(
 
 # Every schedule of the library over 60 steps.
 SCHEDULES = {
-    "interpolate": lambda layers: optax_llr.interpolate_schedule(
+    "interpolate_schedule": lambda layers: optax_llr.interpolate_schedule(
         layers, optax.linear_schedule(1.5, 0.5, 60), optax.linear_schedule(0.5, 1.5, 60)
     ),
-    "per_layer": lambda layers: optax_llr.per_layer_schedule(
+    "per_layer_schedule": lambda layers: optax_llr.per_layer_schedule(
         layers,
         {
             name: optax.linear_schedule(1.0, 1.0 + level, 60)
             for name, level in zip(layers.names, layers.level.tolist(), strict=True)
         },
     ),
-    "cascade": lambda layers: optax_llr.cascade_schedule(layers, 10, 30, 60),
-    "gradual_unfreeze": lambda layers: optax_llr.gradual_unfreeze_schedule(
+    "cascade_schedule": lambda layers: optax_llr.cascade_schedule(layers, 10, 30, 60),
+    "gradual_unfreeze_schedule": lambda layers: optax_llr.gradual_unfreeze_schedule(
         layers, 9, 7
     ),
     "bottom_first": lambda layers: optax_llr.gradual_unfreeze_schedule(
         layers, 9, top_first=False
     ),
-    "freezeout": lambda layers: optax_llr.freezeout_schedule(layers, 60),
-    "table": lambda layers: optax_llr.table_schedule(
+    "freezeout_schedule": lambda layers: optax_llr.freezeout_schedule(layers, 60),
+    "table_schedule": lambda layers: optax_llr.table_schedule(
         np.outer(np.arange(60), layers.level + 1.0)
     ),
 }
@@ -133,20 +133,34 @@ def test_schedule_follows_the_default_float_type(make):
 NUMBERS = {
     "layer_decay: rate": lambda x: optax_llr.layer_decay(chain(3), x),
     "rotation_alpha: alpha": lambda x: optax_llr.rotation_alpha(chain(3), x),
-    "cascade: first_peak": lambda x: optax_llr.cascade_schedule(chain(3), x, 2, 9),
-    "cascade: last_peak": lambda x: optax_llr.cascade_schedule(chain(3), 1, x, 9),
-    "cascade: total_steps": lambda x: optax_llr.cascade_schedule(chain(3), 0, 0, x),
-    "cascade: start": lambda x: optax_llr.cascade_schedule(chain(3), 1, 2, 9, start=x),
-    "cascade: final": lambda x: optax_llr.cascade_schedule(chain(3), 1, 2, 9, final=x),
-    "gradual_unfreeze: steps_per_stage": lambda x: optax_llr.gradual_unfreeze_schedule(
+    "cascade_schedule: first_peak": lambda x: optax_llr.cascade_schedule(
+        chain(3), x, 2, 9
+    ),
+    "cascade_schedule: last_peak": lambda x: optax_llr.cascade_schedule(
+        chain(3), 1, x, 9
+    ),
+    "cascade_schedule: total_steps": lambda x: optax_llr.cascade_schedule(
+        chain(3), 0, 0, x
+    ),
+    "cascade_schedule: start": lambda x: optax_llr.cascade_schedule(
+        chain(3), 1, 2, 9, start=x
+    ),
+    "cascade_schedule: final": lambda x: optax_llr.cascade_schedule(
+        chain(3), 1, 2, 9, final=x
+    ),
+    "gradual_unfreeze_schedule: steps_per_stage": lambda x: (
+        optax_llr.gradual_unfreeze_schedule(chain(3), x)
+    ),
+    "gradual_unfreeze_schedule: ramp_steps": lambda x: (
+        optax_llr.gradual_unfreeze_schedule(chain(3), 9, x)
+    ),
+    "freezeout_schedule: total_steps": lambda x: optax_llr.freezeout_schedule(
         chain(3), x
     ),
-    "gradual_unfreeze: ramp_steps": lambda x: optax_llr.gradual_unfreeze_schedule(
-        chain(3), 9, x
+    "freezeout_schedule: t0": lambda x: optax_llr.freezeout_schedule(chain(3), 9, x),
+    "freezeout_schedule: power": lambda x: optax_llr.freezeout_schedule(
+        chain(3), 9, 0.5, x
     ),
-    "freezeout: total_steps": lambda x: optax_llr.freezeout_schedule(chain(3), x),
-    "freezeout: t0": lambda x: optax_llr.freezeout_schedule(chain(3), 9, x),
-    "freezeout: power": lambda x: optax_llr.freezeout_schedule(chain(3), 9, 0.5, x),
 }
 every_number = pytest.mark.parametrize("name", NUMBERS)
 
@@ -291,9 +305,13 @@ def test_interpolate_maps_over_traced_ends():
     "bad", [np.nan, math.inf, 1e300, None, "1.5", True, 1j, [1.0], np.ones(1)]
 )
 def test_interpolate_refuses_what_is_no_number(bad):
-    with pytest.raises(ValueError, match="interpolate: first: expected a finite num"):
+    with pytest.raises(
+        ValueError, match="interpolate_schedule: first: expected a finite num"
+    ):
         optax_llr.interpolate_schedule(chain(2), bad, 1.0)
-    with pytest.raises(ValueError, match="interpolate: last: expected a finite num"):
+    with pytest.raises(
+        ValueError, match="interpolate_schedule: last: expected a finite num"
+    ):
         optax_llr.interpolate_schedule(chain(2), 1.0, bad)
 
 
@@ -361,7 +379,9 @@ def test_per_layer_asks_once_for_several_slips_of_spelling():
     "bad", [None, 1.0, [1.0, 1.0], np.ones(2), ["layer0", "layer1"], {0: 1.0, 1: 1.0}]
 )
 def test_per_layer_refuses_what_is_no_mapping_from_names(bad):
-    with pytest.raises(ValueError, match="per_layer: multipliers: expected a mapping"):
+    with pytest.raises(
+        ValueError, match="per_layer_schedule: multipliers: expected a mapping"
+    ):
         optax_llr.per_layer_schedule(chain(2), bad)
 
 
@@ -580,7 +600,7 @@ def test_cascade_maps_over_traced_peaks():
     ],
 )
 def test_cascade_refuses_peaks_outside_of_training(arguments, message):
-    with pytest.raises(ValueError, match=f"cascade: .*{message}"):
+    with pytest.raises(ValueError, match=f"cascade_schedule: .*{message}"):
         optax_llr.cascade_schedule(chain(2), *arguments)
 
 
@@ -752,7 +772,7 @@ def test_scaled_freezeout_sweeps_the_same_area_in_each_layer():
     ],
 )
 def test_freezeout_refuses_what_has_no_meaning(arguments, message):
-    with pytest.raises(ValueError, match=f"freezeout: {message}"):
+    with pytest.raises(ValueError, match=f"freezeout_schedule: {message}"):
         optax_llr.freezeout_schedule(chain(2), **arguments)
 
 
@@ -780,7 +800,7 @@ def test_table_may_be_traced():
 
 @pytest.mark.parametrize("shape", [(), (3,), (0, 3), (1, 0), (2, 3, 4)])
 def test_table_refuses_other_shapes(shape):
-    with pytest.raises(ValueError, match=r"table: expected an array \(T, L\)"):
+    with pytest.raises(ValueError, match=r"table_schedule: expected an array \(T, L\)"):
         optax_llr.table_schedule(np.ones(shape))
 
 
@@ -788,7 +808,9 @@ def test_table_refuses_other_shapes(shape):
     "values", [[["1", "2"]], [[1j]], [[True, False]], [[None]], [[]]]
 )
 def test_table_refuses_what_are_no_real_numbers(values):
-    with pytest.raises(ValueError, match=r"table: .* of real numbers, .* and dtype "):
+    with pytest.raises(
+        ValueError, match=r"table_schedule: .* of real numbers, .* and dtype "
+    ):
         optax_llr.table_schedule(values)
 
 

@@ -146,7 +146,7 @@ def revert_to_uniform(
             params,
             **{**extra_args, "value": value, "uniform_share": share},
         )
-        if not share.was_read:
+        if not share.reader.was_read:
             raise ValueError(
                 "revert_to_uniform: the multipliers within `inner` cannot be led back, "
                 "as a wrapper around them does not pass extra arguments on "

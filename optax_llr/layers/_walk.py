@@ -129,9 +129,9 @@ class Walk:
         mixed = [x for x in stacked if x.rows is None or len(x.rows) != length]
         if mixed:
             raise ValueError(
-                f"trace_layers: a scan slices {paths_of(mixed)} in another way than each "
-                "parameter along its axis 0, so the slices are no layers to scale by. "
-                "Stack them along axis 0, or make the layers with `match_layers`"
+                f"trace_layers: a scan slices {paths_of(mixed)} in another way than "
+                "each parameter along its axis 0, so the slices are no layers to scale "
+                "by. Stack them along axis 0, or make the layers with `match_layers`"
             )
         all_ys: list[Sequence[Value]] = []
         for i in range(length)[:: -1 if eqn.params["reverse"] else 1]:

@@ -1,5 +1,6 @@
 """scale_by_layer: an update times the multiplier of its layer at this step."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -26,21 +27,29 @@ class ScaleByLayerState(NamedTuple):
     layers: LayerIds  # private: whose state it is
 
 
+class Reader:
+    """Whether a `UniformShare` was read."""
+
+    was_read = False
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class UniformShare:
     """How far all multipliers are on their way to 1, told by `revert_to_uniform`.
 
-    Handed down as an extra argument. Not every wrapper passes these on; so it also says
-    whether it was read by any multipliers.
+    Handed down as an extra argument. Not every wrapper passes these on, so it also says
+    whether any multipliers read it.
     """
 
-    def __init__(self, share: jax.Array):
-        """For a share between 0 and 1."""
-        self.share = share
-        self.was_read = False
+    share: jax.Array  # shape=(), between 0 and 1
+    reader: Reader = dataclasses.field(
+        default_factory=Reader, metadata={"static": True}
+    )
 
     def blend(self, multipliers: jax.Array) -> jax.Array:
         """The multipliers, this far on their way to 1."""
-        self.was_read = True
+        self.reader.was_read = True
         share = self.share.astype(multipliers.dtype)
         blended = (1 - share) * multipliers + share
         return jnp.where(share == 0, multipliers, blended)

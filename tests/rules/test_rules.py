@@ -133,6 +133,14 @@ INNERS = {
     # A small eps would make whole steps of the rounding of gradients near 0.
     "adam": (optax.adam(0.05, eps=0.01), lambda: reference.Adam(0.05, eps=0.01)),
 }
+
+
+def make(name, **arguments):
+    """A rule by its name, wherever it lives."""
+    factory = getattr(rules, name, None) or getattr(contrib, name)
+    return factory(**arguments)
+
+
 TOGETHER = ("tail_exponent", "learned")  # rules in which layers see each other
 every_rule = pytest.mark.parametrize("name", CASES)
 # Each with one of the inner optimizers, to compile half as much.
@@ -924,7 +932,7 @@ every_argument = pytest.mark.parametrize(
 def test_bad_argument_is_named(name, argument):
     for bad in NO_NUMBERS + OUTSIDE[name, argument]:
         with pytest.raises(ValueError, match=rf"^{name}: .*\b{argument}\b"):
-            getattr(rules, name)(**ARGUMENTS[name] | {argument: bad})
+            make(name, **ARGUMENTS[name] | {argument: bad})
 
 
 @pytest.mark.parametrize("bad", ["seed", 1.5, None, True])
@@ -939,7 +947,7 @@ def test_arguments_may_be_traced(name):
     given = seen(0)
 
     def found(arguments):
-        return follow(getattr(rules, name)(**arguments), given)
+        return follow(make(name, **arguments), given)
 
     values = [ARGUMENTS[name], {key: v / 2 for key, v in ARGUMENTS[name].items()}]
     together = jax.jit(jax.vmap(found))(jax.tree.map(lambda *v: jnp.array(v), *values))
@@ -967,7 +975,7 @@ def test_bfloat16_parameters(name):
 def test_types_stay_in_double_precision(name, dtype):
     arguments = {k: np.float64(v) for k, v in ARGUMENTS.get(name, {}).items()}
     optimizer = optax_llr.adapt_layers(
-        optax.sgd(0.1), LAYERS, getattr(rules, name)(**arguments), tuple(np.ones(2))
+        optax.sgd(0.1), LAYERS, make(name, **arguments), tuple(np.ones(2))
     )
     assert_types_stay(optimizer, {k: jnp.asarray(v, dtype) for k, v in tree(1).items()})
 

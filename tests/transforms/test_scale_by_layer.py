@@ -126,7 +126,8 @@ def test_every_layer_gets_its_own_multiplier_however_many(count):
     values = np.arange(1.0, count + 1.0)
     scaling = optax_llr.scale_by_layer(layers, values)
     updates, state = scaling.update(params, scaling.init(params))
-    assert len(state.digits) == int(np.ceil(np.sqrt(count)))
+    (digits,) = state.layers.values()
+    assert len(digits) == int(np.ceil(np.sqrt(count)))
     np.testing.assert_array_equal([updates[name][0] for name in layers.names], values)
 
 
@@ -201,13 +202,13 @@ def test_decay_leaves_out_what_has_no_update():
 
 @pytest.mark.parametrize("rate", [np.nan, 1j, np.ones(2), None, "a", lambda count: 1])
 def test_decay_wants_a_number_as_rate(rate):
-    with pytest.raises(ValueError, match="expected a finite number as rate"):
+    with pytest.raises(ValueError, match="expected a finite number as weight_decay"):
         optax_llr.add_decayed_weights_by_layer(LAYERS, rate, np.ones(2))
 
 
 def test_decay_takes_its_rate_as_a_hyperparameter():
     decay = optax.inject_hyperparams(optax_llr.add_decayed_weights_by_layer)(
-        rate=0.5, layers=LAYERS, multipliers=np.ones(2)
+        weight_decay=0.5, layers=LAYERS, multipliers=np.ones(2)
     )
     params = jax.tree.map(lambda p: p.astype(jnp.bfloat16), PARAMS)
     updates, _ = decay.update(params, decay.init(params), params)
