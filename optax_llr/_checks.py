@@ -1,5 +1,6 @@
-"""Checks of numbers; what is traced has no value yet, and passes."""
+"""Checks and types of numbers; what is traced has no value yet, and passes."""
 
+import reprlib
 from typing import Any, TypeAlias
 
 import jax
@@ -26,8 +27,17 @@ def check_counts(function: str, **counts: Any) -> None:
     for name, value in counts.items():
         require(
             (value >= 1) & (value % 1 == 0),
-            f"{function}: expected {name} to be a whole number above 0, got {value}",
+            f"{function}: {name}: expected a whole number above 0, got {value!r}",
         )
+
+
+def check_bool(function: str, **values: object) -> None:
+    """Demands True or False, by the names of the arguments."""
+    for name, value in values.items():
+        if not isinstance(value, bool | np.bool_):
+            raise ValueError(
+                f"{function}: {name}: expected True or False, got {value!r}"
+            )
 
 
 def is_number(value: object) -> bool:
@@ -50,9 +60,58 @@ def finite(values: Any) -> np.ndarray:
     return abs(np.asarray(values)) <= jnp.finfo(float_type()).max
 
 
+def plain(number: Number) -> Any:
+    """A Python number for NumPy's, and a JAX array in JAX's own int or float type.
+
+    So that it meets arrays of those types, and counts, under strict promotion too.
+    """
+    if isinstance(number, jax.Array):
+        whole = jnp.issubdtype(number.dtype, jnp.integer)
+        return jnp.asarray(number, int if whole else float)
+    return np.asarray(number).item()
+
+
+def in_float32(number: Number) -> Any:
+    """A Python number for NumPy's, and a JAX array in the float32 of rules."""
+    number = plain(number)
+    return number.astype(jnp.float32) if isinstance(number, jax.Array) else number
+
+
+def as_count(number: Number) -> Any:
+    """An int, also of 2.0, or a JAX array in int32."""
+    return number.astype(jnp.int32) if isinstance(number, jax.Array) else int(number)
+
+
+def real_array(values: Any) -> jax.Array | None:
+    """As a JAX array, or None where that is not one of real numbers (or bools)."""
+    try:
+        array = jnp.asarray(values)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return array if is_real(array) or array.dtype == bool else None
+
+
+def described(value: Any) -> str:
+    """For a message: dtype and shape of an array, else the value in short."""
+    if isinstance(value, jax.Array | np.ndarray):
+        return f"{value.dtype} of shape {value.shape}"
+    return f"{type(value).__name__} {reprlib.repr(value)}"
+
+
 def float_type() -> np.dtype[Any]:
     """JAX's own float type, of which all multipliers are."""
     return jnp.result_type(float)
+
+
+def wide_dtype(array: Any) -> np.dtype[Any]:
+    """The dtype to compute in: float32, or what is wider; complex stays complex.
+
+    Not by `promote_types`, which under strict promotion refuses it for half precision,
+    and for 8 bits always.
+    """
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        return np.dtype(array.dtype)
+    return np.dtype(np.float64 if array.dtype == np.float64 else np.float32)
 
 
 def require(holds: Any, message: str) -> None:

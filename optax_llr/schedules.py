@@ -16,9 +16,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.core import Tracer
+from jax.errors import TracerArrayConversionError
 from jax.typing import ArrayLike
 
-from ._checks import Number, finite, float_type, is_number, is_real, require
+from ._checks import (
+    Number,
+    check_bool,
+    described,
+    finite,
+    float_type,
+    is_number,
+    is_real,
+    plain,
+    real_array,
+    require,
+)
 from .layers._layers import Layers, check_arguments
 from .layers._paths import close_to, quoted
 
@@ -73,7 +85,7 @@ def interpolate_schedule(
     _check_multiplier("interpolate_schedule: first", first)
     _check_multiplier("interpolate_schedule: last", last)
     if not callable(first) and not callable(last):
-        return _on_line(first, last, layers.depth)
+        return _on_line(_float(first), _float(last), layers.depth)
 
     def schedule(count: ArrayLike) -> jax.Array:
         a = _one_number("interpolate_schedule: first", first, count)
@@ -138,7 +150,7 @@ def per_layer_schedule(
     for owner, value in zip(owners, values, strict=True):
         _check_multiplier(owner, value)
     if not any(callable(value) for value in values):
-        return _numpy_for(*values).asarray(values, float)
+        return _numpy_for(*values).asarray([_float(value) for value in values])
     # What many layers share is evaluated once: compiling it for each takes long.
     shared = {id(v): (o, v) for o, v in zip(owners, values, strict=True)}
     row = {key: i for i, key in enumerate(shared)}
@@ -182,13 +194,13 @@ def layer_decay(layers: Layers, rate: Number) -> np.ndarray | jax.Array:
         texts report it)
     """
     check_arguments("layer_decay", layers, rate=rate)
-    require(rate > 0, f"layer_decay: expected a rate above 0, got {rate!r}")
+    require(rate > 0, f"layer_decay: rate: expected a number above 0, got {rate!r}")
     with np.errstate(over="ignore"):
-        multipliers = rate ** _levels_below_last(layers).astype(float)
+        multipliers = _float(rate) ** _levels_below_last(layers).astype(float)
     require(
         finite(multipliers).all(),
-        f"layer_decay: expected finite multipliers; the rate {rate!r} gives "
-        f"{multipliers}",
+        f"layer_decay: rate: expected one of which all powers are finite "
+        f"({float_type().name}), got {rate!r}, which gives {multipliers}",
     )
     return multipliers
 
@@ -207,8 +219,8 @@ def rotation_alpha(layers: Layers, alpha: Number) -> np.ndarray | jax.Array:
     Args:
         layers: the L layers.
         alpha: α, between −1 and 1 and neither of them: there all layers but one
-            would be frozen, which `per_layer_schedule` says better. The authors use
-            −0.8 to 0.8.
+            would be frozen, which is better said with `per_layer_schedule`. The authors
+            use −0.8 to 0.8.
 
     Returns:
         Array (L,); exactly 1 on the last level for α > 0, on the first for α ≤ 0.
@@ -231,8 +243,10 @@ def rotation_alpha(layers: Layers, alpha: Number) -> np.ndarray | jax.Array:
     check_arguments("rotation_alpha", layers, alpha=alpha)
     require(
         (alpha > -1) & (alpha < 1),
-        f"rotation_alpha: expected alpha between -1 and 1, both excluded, got {alpha}",
+        "rotation_alpha: alpha: expected a number between -1 and 1, both excluded, "
+        f"got {alpha}",
     )
+    alpha = _float(alpha)
     xp = _numpy_for(alpha)
     distance = xp.where(alpha > 0, _depth_below_last(layers), layers.depth)
     return (1 - abs(alpha)) ** (5 * distance)
@@ -306,30 +320,24 @@ def cascade_schedule(
         start=start,
         final=final,
     )
-    require(
-        total_steps > 0,
-        f"cascade_schedule: expected total_steps above 0, got {total_steps}",
-    )
-    for name, value in (("start", start), ("final", final)):
-        require(
-            value >= 0,
-            f"cascade_schedule: expected a {name} of 0 or above, got {value}",
-        )
-    line = _on_line(first_peak, last_peak, layers.depth)
+    _check_above_0("cascade_schedule", total_steps=total_steps)
+    _check_0_or_above("cascade_schedule", start=start, final=final)
+    start, final, end = _float(start), _float(final), plain(total_steps)
+    line = _on_line(_float(first_peak), _float(last_peak), layers.depth)
     peaks = _numpy_for(line).round(line)
     require(
-        ((peaks >= 0) & (peaks < total_steps)).all(),
-        "cascade_schedule: expected peaks that round to a step from 0 to below "
-        f"total_steps = {total_steps}, got first_peak = {first_peak} and last_peak = "
-        f"{last_peak}",
+        ((peaks >= 0) & (peaks < _float(end))).all(),
+        "cascade_schedule: first_peak, last_peak: expected peaks that round to a step "
+        f"from 0 to below total_steps = {total_steps}, got {first_peak}, {last_peak}",
     )
 
     def schedule(count: ArrayLike) -> jax.Array:
-        t = jnp.asarray(count, float)
-        rise = start + (1 - start) * (t / jnp.maximum(peaks, 1))
-        fall = final + (1 - final) * ((total_steps - t) / (total_steps - peaks))
-        cycle = jnp.where(t < peaks, rise, jnp.where(t == peaks, 1.0, fall))
-        return jnp.where(t >= total_steps, final, cycle)
+        t = _counted(count)
+        rise = start + (1 - start) * (_float(t) / jnp.maximum(peaks, 1))
+        fall = final + (1 - final) * (_since(t, end) / (peaks - _float(end)))
+        passed = _since(t, peaks)
+        cycle = jnp.where(passed < 0, rise, jnp.where(passed == 0, 1.0, fall))
+        return jnp.where(_reached(t, end), final, cycle)
 
     return schedule
 
@@ -390,25 +398,19 @@ def gradual_unfreeze_schedule(
         steps_per_stage=steps_per_stage,
         ramp_steps=ramp_steps,
     )
-    _check_bool("gradual_unfreeze_schedule: top_first", top_first)
-    require(
-        steps_per_stage > 0,
-        "gradual_unfreeze_schedule: expected steps_per_stage above 0, got "
-        f"{steps_per_stage}",
-    )
-    require(
-        ramp_steps >= 0,
-        "gradual_unfreeze_schedule: expected ramp_steps of 0 or above, got "
-        f"{ramp_steps}",
-    )
+    check_bool("gradual_unfreeze_schedule", top_first=top_first)
+    _check_above_0("gradual_unfreeze_schedule", steps_per_stage=steps_per_stage)
+    _check_0_or_above("gradual_unfreeze_schedule", ramp_steps=ramp_steps)
     stage = _levels_below_last(layers) if top_first else layers.level
-    begin = steps_per_stage * stage.astype(float)
-    joined = begin + ramp_steps * (stage > 0)
+    steps, ramp_steps = _alike(steps_per_stage, ramp_steps)
+    begin = _times(steps, stage)
+    joined = begin + _times(ramp_steps, (stage > 0).astype(int))
+    length = jnp.maximum(_float(ramp_steps), 1)
 
     def schedule(count: ArrayLike) -> jax.Array:
-        t = jnp.asarray(count, float)
-        ramp = (t - begin) / jnp.maximum(ramp_steps, 1)
-        return jnp.where(t >= joined, 1.0, jnp.where(t <= begin, 0.0, ramp))
+        t = _counted(count)
+        ramp = jnp.maximum(_since(t, begin) / length, 0.0)
+        return jnp.where(_reached(t, joined), 1.0, ramp)
 
     return schedule
 
@@ -466,31 +468,30 @@ def freezeout_schedule(
     check_arguments(
         "freezeout_schedule", layers, total_steps=total_steps, t0=t0, power=power
     )
-    _check_bool("freezeout_schedule: scaled", scaled)
+    check_bool("freezeout_schedule", scaled=scaled)
+    _check_above_0("freezeout_schedule", total_steps=total_steps, power=power)
     require(
-        total_steps > 0,
-        f"freezeout_schedule: expected total_steps above 0, got {total_steps}",
+        (t0 > 0) & (t0 <= 1),
+        f"freezeout_schedule: t0: expected a number in (0, 1], got {t0}",
     )
-    require(
-        (t0 > 0) & (t0 <= 1), f"freezeout_schedule: expected t0 in (0, 1], got {t0}"
-    )
-    require(power > 0, f"freezeout_schedule: expected a power above 0, got {power}")
+    t0, power = _float(t0), _float(power)
     part = (1 - (1 - t0) * _depth_below_last(layers)) ** power
     with np.errstate(divide="ignore", over="ignore"):
         require(
             finite(1 / part).all(),
-            "freezeout_schedule: expected a larger t0 or a smaller power: "
-            f"{t0} to the power {power} is too small to divide by",
+            f"freezeout_schedule: power: expected a larger t0 or a smaller power: {t0} "
+            f"to the power {power} is too small to divide by",
         )
-    end = total_steps * part
+    end = _float(total_steps) * part
     # A step that should equal the end must not miss it by a rounding error.
-    frozen_from = _numpy_for(end).ceil(end * (1 - 1e-9))
+    frozen_from = _numpy_for(end).ceil(end * (1 - 1e-12))
 
     def schedule(count: ArrayLike) -> jax.Array:
-        t = jnp.asarray(count, float)
+        t = _counted(count)
         # (1 + cos πx) / 2 is sin² (π(1 − x) / 2), which does not round to 0 so soon.
-        annealed = jnp.square(jnp.sin(jnp.pi / 2 * ((end - t) / end)))
-        return jnp.where(t >= frozen_from, 0.0, annealed / (part if scaled else 1.0))
+        annealed = jnp.square(jnp.sin(jnp.pi / 2 * (-_since(t, end) / end)))
+        shared = annealed / part if scaled else annealed
+        return jnp.where(_reached(t, frozen_from), 0.0, shared)
 
     return schedule
 
@@ -511,7 +512,7 @@ def table_schedule(values: ArrayLike) -> optax.Schedule:
 
     Raises:
         ValueError: if values is not of two dimensions, has no row or no column, or is
-            not of finite real numbers.
+            not of finite numbers of 0 or above.
 
     Example:
         >>> import optax_llr
@@ -523,23 +524,23 @@ def table_schedule(values: ArrayLike) -> optax.Schedule:
         [1. 1.]
         [1. 1.]
     """
-    numbers = values if isinstance(values, Tracer) else np.asarray(values)
+    numbers = _table(values)
     if numbers.ndim != 2 or 0 in numbers.shape or not is_real(numbers):
         raise ValueError(
-            "table_schedule: expected an array (T, L) of real numbers, with T ≥ 1 "
-            f"steps and L ≥ 1 layers, got shape {numbers.shape} and dtype "
-            f"{numbers.dtype}"
+            "table_schedule: values: expected an array (T, L) of real numbers, with "
+            f"T ≥ 1 steps and L ≥ 1 layers, got {described(numbers)}"
         )
-    usable = finite(numbers).all(axis=1)
+    usable = _usable(numbers).all(axis=1)
     require(
         usable.all(),
-        f"table_schedule: expected finite multipliers ({float_type().name}); the first "
-        f"row with another one is row {usable.argmin()}",
+        "table_schedule: values: expected finite multipliers of 0 or above "
+        f"({float_type().name}); the first row with another one is row "
+        f"{usable.argmin()}",
     )
     rows = jnp.asarray(numbers, float)
 
     def schedule(count: ArrayLike) -> jax.Array:
-        return rows[jnp.clip(jnp.asarray(count, int), 0, len(rows) - 1)]
+        return rows[jnp.clip(_counted(count).astype(int), 0, len(rows) - 1)]
 
     return schedule
 
@@ -565,23 +566,119 @@ def _numpy_for(*values: object) -> Any:
     return jnp if any(isinstance(value, jax.Array) for value in values) else np
 
 
+def _float(number: Any) -> Any:
+    """In JAX's float type where it is a JAX array, else in float64."""
+    if isinstance(number, jax.Array):
+        return jnp.asarray(number, float)
+    return np.asarray(number, float)[()]
+
+
+def _alike(*numbers: Number) -> list[Any]:
+    """Whole numbers as they are; all as floats where one of JAX's meets a fraction."""
+    found = [plain(number) for number in numbers]
+    if any(isinstance(n, jax.Array) for n in found) and not all(map(_is_whole, found)):
+        return [jnp.asarray(number, float) for number in found]
+    return found
+
+
+def _times(number: Any, factors: np.ndarray) -> Any:
+    """The products, which are whole where both are."""
+    return number * (factors if _is_whole(number) else factors.astype(float))
+
+
+def _is_whole(number: Any) -> bool:
+    return bool(jnp.issubdtype(jnp.result_type(number), jnp.integer))
+
+
+def _counted(count: ArrayLike) -> jax.Array:
+    """As an integer of JAX; a float stays one."""
+    if not isinstance(count, jax.Array):
+        count = np.asarray(count)
+        if jnp.issubdtype(count.dtype, jnp.integer):
+            count = np.minimum(count, _last_count())  # NumPy counts further
+    whole = jnp.issubdtype(count.dtype, jnp.integer)
+    return jnp.asarray(count, int if whole else float)
+
+
+def _last_count() -> int:
+    return jnp.iinfo(jnp.result_type(int)).max
+
+
+def _reached(count: jax.Array, steps: Any) -> jax.Array:
+    """Whether count ≥ steps, which need not be whole; exact for integers."""
+    if jnp.issubdtype(count.dtype, jnp.integer):
+        return count >= _rounded("ceil", steps)
+    return count >= _float(steps)
+
+
+def _since(count: jax.Array, steps: Any) -> jax.Array:
+    """The difference count − steps as a float, of integers formed as one."""
+    if not jnp.issubdtype(count.dtype, jnp.integer):
+        return count - _float(steps)
+    whole = _rounded("floor", steps)
+    return _float(count - whole) - (_float(steps) - _float(whole))
+
+
+def _rounded(how: str, steps: Any) -> Any:
+    """As integers that counts can reach, or the last of them."""
+    if not isinstance(steps, jax.Array):
+        rounded = getattr(np, how)(np.asarray(steps, float))
+        return np.minimum(rounded, _last_count()).astype(int)
+    if _is_whole(steps):
+        return steps
+    last = np.nextafter(np.asarray(_last_count(), float_type()), 0)
+    return jnp.minimum(getattr(jnp, how)(steps), last).astype(int)
+
+
+def _table(values: Any) -> Any:
+    if isinstance(values, Tracer):
+        return values
+    try:
+        return np.asarray(values)
+    except TracerArrayConversionError:
+        return jnp.asarray(values)
+    except ValueError:  # rows of several lengths
+        return np.array(None)
+
+
+def _usable(numbers: Any) -> Any:
+    """Where they are multipliers; what is traced passes."""
+    return finite(numbers) & (isinstance(numbers, Tracer) or np.asarray(numbers) >= 0)
+
+
 def _one_number(
     owner: str, multiplier: optax.ScalarOrSchedule, count: ArrayLike
 ) -> jax.Array:
     value = multiplier(count) if callable(multiplier) else multiplier
-    if np.ndim(value):
+    number = real_array(value)
+    if number is None or number.ndim:
         raise ValueError(
-            f"{owner}: expected a schedule that returns one number, got one that "
-            f"returns an array of shape {np.shape(value)}"
+            f"{owner}: expected a schedule that returns one real number, got one that "
+            f"returns {described(value)}"
         )
-    return jnp.asarray(value, float)
+    return jnp.asarray(number, float)
 
 
-def _check_multiplier(owner: str, value: object) -> None:
-    if not callable(value) and not is_number(value):
+def _check_multiplier(owner: str, value: Any) -> None:
+    if callable(value):
+        return
+    if not is_number(value) or not bool(np.all(_usable(value))):
         raise ValueError(
-            f"{owner}: expected a finite number ({float_type().name}) or a schedule "
-            f"(count -> number), got {value!r}"
+            f"{owner}: expected a finite number of 0 or above ({float_type().name}) or "
+            f"a schedule (count -> number), got {value!r}"
+        )
+
+
+def _check_above_0(owner: str, **numbers: Any) -> None:
+    for name, value in numbers.items():
+        require(value > 0, f"{owner}: {name}: expected a number above 0, got {value!r}")
+
+
+def _check_0_or_above(owner: str, **numbers: Any) -> None:
+    for name, value in numbers.items():
+        require(
+            value >= 0,
+            f"{owner}: {name}: expected a number of 0 or above, got {value!r}",
         )
 
 
@@ -593,8 +690,3 @@ def _check_named(owner: str, value: object) -> None:
             f"{owner}: expected a mapping from layer names to numbers or schedules, "
             f"got {reprlib.repr(cast(object, value))}"
         )
-
-
-def _check_bool(owner: str, value: object) -> None:
-    if not isinstance(value, bool | np.bool_):
-        raise ValueError(f"{owner}: expected True or False, got {value!r}")

@@ -8,18 +8,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from .._checks import Number, check_numbers, require
+from .._checks import Number, check_numbers, in_float32, require
 from ..layers._layers import Layers
 from ..layers._paths import PyTree
-from ..layers._sums import layer_cosine, layer_norm, layer_sum, layers_in, remembered
+from ..layers._sums import (
+    SMALLEST_NORM,
+    layer_cosine,
+    layer_norm,
+    layer_sum,
+    layers_in,
+    remembered,
+)
 from ..rules._adapt_layers import LayerStep, Rule
 
 FEATURES = 5
-
-
 HIDDEN = 16
-
-
 SPAN = 10.0
 """The network's multipliers lie between 1 / SPAN and SPAN."""
 
@@ -43,7 +46,7 @@ class LearnedState(NamedTuple):
 
 
 def learned(total_steps: Number, rate: Number = 1e-3, key: jax.Array | int = 0) -> Rule:
-    r"""A network that learns, while training, which multiplier suits a layer.
+    r"""Learned learning rates: a network finds, while training, what suits a layer.
 
     .. math::
         m_l = f_\phi(\log \lVert g_l \rVert, \log \lVert w_l \rVert,
@@ -98,10 +101,12 @@ def learned(total_steps: Number, rate: Number = 1e-3, key: jax.Array | int = 0) 
         `arXiv:1803.02021 <https://arxiv.org/abs/1803.02021>`_
     """
     check_numbers("learned", total_steps=total_steps, rate=rate)
-    require(total_steps > 0, f"learned: expected total_steps > 0, got {total_steps}")
-    require(rate > 0, f"learned: expected a rate above 0, got {rate}")
+    for name, value in (("total_steps", total_steps), ("rate", rate)):
+        require(value > 0, f"learned: {name}: expected a number above 0, got {value}")
     _check_key(key)
-    descent = optax.adam(rate)
+    total_steps = in_float32(total_steps)
+    # With a root that has a derivative also where the network's own is still 0.
+    descent = optax.adam(in_float32(rate), eps_root=1e-24)
 
     def init(layers: Layers, params: PyTree) -> LearnedState:
         network = _initial(key if isinstance(key, jax.Array) else jax.random.key(key))
@@ -117,9 +122,9 @@ def learned(total_steps: Number, rate: Number = 1e-3, key: jax.Array | int = 0) 
         slope = layer_sum(step.layers, jnp.multiply, step.gradients, state.previous)
         # All layers share the network: one that is no number must not spoil it.
         known = jnp.isfinite(state.features).all(axis=1)
-        known &= layers_in(step.layers, step.gradients)
+        known &= layers_in("learned", step.layers, step.gradients)
         slope = jnp.where(known & jnp.isfinite(slope), slope, 0)
-        steepest = jnp.abs(slope).max()
+        steepest = jnp.abs(slope).max(initial=0)
         slope = slope / jnp.where(steepest > 0, steepest, 1)
         features = jnp.where(known[:, None], state.features, 0)
 
@@ -129,12 +134,15 @@ def learned(total_steps: Number, rate: Number = 1e-3, key: jax.Array | int = 0) 
                 return multipliers
             # Else a step that all layers like would only raise what is divided out.
             total = jnp.where(known, multipliers, 0).sum()
-            return multipliers * known.sum() / jnp.where(known.any(), total, 1)
+            number = known.sum().astype(jnp.float32)
+            return multipliers * number / jnp.where(known.any(), total, 1)
 
         _, pull = jax.vjp(last_multipliers, state.network)
-        changes, optimizer = descent.update(pull(slope)[0], state.optimizer)
+        # Optax's Adam raises a float to an int, its count.
+        with jax.numpy_dtype_promotion("standard"):
+            changes, optimizer = descent.update(pull(slope)[0], state.optimizer)
         network = cast(Network, optax.apply_updates(state.network, changes))
-        time = jnp.asarray(state.steps / total_steps, jnp.float32)
+        time = state.steps.astype(jnp.float32) / total_steps
         seen = _features(step, state.previous, time)
         return _multipliers(network, seen), LearnedState(
             steps=cast(jax.Array, optax.safe_increment(state.steps)),
@@ -148,8 +156,17 @@ def learned(total_steps: Number, rate: Number = 1e-3, key: jax.Array | int = 0) 
 
 
 def _check_key(key: object) -> None:
-    if not isinstance(key, int | np.integer | jax.Array) or isinstance(key, bool):
+    number = isinstance(key, int | np.integer) and not isinstance(key, bool)
+    if not number and not _is_key(key):
         raise ValueError(f"learned: key: expected a JAX key or an int, got {key!r}")
+
+
+def _is_key(key: object) -> bool:
+    """A new key, or one of the old kind, two uint32."""
+    if not isinstance(key, jax.Array):
+        return False
+    kinds = jax.dtypes.prng_key, jnp.unsignedinteger
+    return any(jnp.issubdtype(key.dtype, kind) for kind in kinds)
 
 
 def _initial(key: jax.Array) -> Network:
@@ -159,18 +176,21 @@ def _initial(key: jax.Array) -> Network:
 
 
 def _multipliers(network: Network, features: jax.Array) -> jax.Array:
-    hidden = jnp.tanh(features @ network.first + network.bias)
+    hidden = jnp.tanh(features @ network.first + network.bias[None])
     return jnp.exp(math.log(SPAN) * jnp.tanh(hidden @ network.last))
 
 
 def _features(step: LayerStep, previous: PyTree, time: jax.Array) -> jax.Array:
     """What the network sees of each layer, (L, FEATURES)."""
-    gradient = layer_norm(step.layers, step.gradients)
-    weight = layer_norm(step.layers, step.params)
+    trees = step.gradients, step.params
+    gradient, weight = (
+        jnp.log(jnp.maximum(layer_norm(step.layers, tree), SMALLEST_NORM))
+        for tree in trees
+    )
     return jnp.stack(
         [
-            jnp.log(gradient),
-            jnp.log(weight),
+            gradient,
+            weight,
             layer_cosine(step.layers, step.gradients, previous),
             jnp.full(len(step.layers), time),
             jnp.asarray(step.layers.depth, jnp.float32),

@@ -4,13 +4,26 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from .._checks import Number, check_counts, check_numbers, require
+from .._checks import (
+    Number,
+    as_count,
+    check_counts,
+    check_numbers,
+    described,
+    in_float32,
+    real_array,
+    require,
+)
 from ..layers._paths import PyTree
-from ..transforms._multipliers import check_kind, layer_states
+from ..transforms._multipliers import check_inner, check_kind, layer_states
 from ..transforms._scale_by_layer import ScaleByLayerState, UniformShare
+
+NO_BEST = float(np.finfo(np.float32).max)
+"""Before the first check; infinity would stop a run under `jax_debug_infs`."""
 
 
 class RevertToUniformState(NamedTuple):
@@ -19,7 +32,7 @@ class RevertToUniformState(NamedTuple):
     inner: Any  # of the inner optimizer
     total: jax.Array  # shape=(), dtype=jnp.float32; of the values since the last check
     values: jax.Array  # shape=(), dtype=jnp.int32; how many
-    best: jax.Array  # shape=(), dtype=jnp.float32; the lowest mean of a check
+    best: jax.Array  # shape=(), dtype=jnp.float32; lowest mean of a check, or NO_BEST
     worse: jax.Array  # shape=(), dtype=jnp.int32; checks in a row that were worse
     reverting: jax.Array  # shape=(), dtype=jnp.int32; steps since: 0, 1, …, `steps`
 
@@ -30,6 +43,7 @@ def revert_to_uniform(
     steps: Number,
     *,
     rtol: Number = 0.05,
+    atol: Number = 0.0,
     accumulation_size: Number = 1,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Leads all layers back to multiplier 1 once a value gets worse.
@@ -40,18 +54,22 @@ def revert_to_uniform(
     where k counts the steps since the value was worse than its best for `patience`
     checks in a row: 0 before, and from `steps` on every layer is at exactly 1. There
     is no way back to the multipliers. A check is worse if the mean value since the last
-    one exceeds the lowest mean so far by more than `rtol` of it, or is not finite.
+    one exceeds the lowest mean so far by more than `rtol` of it and `atol`, or is not
+    finite.
 
     The value is handed to `update` as to `optax.contrib.reduce_on_plateau`:
-    `update(gradients, state, params, value=loss)`. All `scale_by_layer` and
+    `update(gradients, state, params, value=loss)`. (That one's `cooldown` is a pause
+    after each reduction; here there is only one.) All `scale_by_layer` and
     `adapt_layers` within `inner` are led back, also from 0, which wakes a frozen layer
-    (but not in a `Phase` in which it is); `add_decayed_weights_by_layer` is not.
+    (but not in a `Phase` in which it is); decay by `add_decayed_weights_by_layer` is
+    not.
 
     Args:
         inner: an optimizer with a `scale_by_layer` or `adapt_layers` somewhere in it.
         patience: checks in a row, a whole number above 0.
         steps: length of the way back, a whole number above 0.
         rtol: how much worse, as a share of the best value, 0 or above.
+        atol: how much worse besides, as a number, 0 or above.
         accumulation_size: values averaged for one check, a whole number above 0. Losses
             of single batches are noisy: take those of an epoch, say.
 
@@ -60,8 +78,9 @@ def revert_to_uniform(
         state is a `RevertToUniformState`, in which `reverting` says how far it is.
 
     Raises:
-        ValueError: for numbers that are none of these; from `init`, if there are no
-            multipliers in `inner`; from `update`, if it gets no `value`.
+        ValueError: if inner is no optimizer; for numbers that are none of these; from
+            `init`, if there are no multipliers in `inner`; from `update`, if it gets no
+            `value`, or one that is not a single real number.
 
     Example:
         >>> import jax.numpy as jnp, numpy as np, optax, optax_llr
@@ -76,14 +95,19 @@ def revert_to_uniform(
         >>> optax_llr.layer_multipliers(layers, state), int(state.reverting)
         ({'conv': 1.5, 'head': 0.5}, 2)
     """
+    owner = "revert_to_uniform"
+    check_inner(owner, inner)
     check_counts(
-        "revert_to_uniform",
-        patience=patience,
-        steps=steps,
-        accumulation_size=accumulation_size,
+        owner, patience=patience, steps=steps, accumulation_size=accumulation_size
     )
-    check_numbers("revert_to_uniform", rtol=rtol)
-    require(rtol >= 0, f"revert_to_uniform: expected rtol of 0 or above, got {rtol}")
+    check_numbers(owner, rtol=rtol, atol=atol)
+    for name, number in (("rtol", rtol), ("atol", atol)):
+        require(
+            number >= 0,
+            f"{owner}: {name}: expected a number of 0 or above, got {number!r}",
+        )
+    patience, steps, size = map(as_count, (patience, steps, accumulation_size))
+    rtol, atol = in_float32(rtol), in_float32(atol)
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params: PyTree) -> RevertToUniformState:
@@ -97,7 +121,7 @@ def revert_to_uniform(
             inner=inner_state,
             total=jnp.float32(0),
             values=jnp.int32(0),
-            best=jnp.float32(jnp.inf),
+            best=jnp.float32(NO_BEST),
             worse=jnp.int32(0),
             reverting=jnp.int32(0),
         )
@@ -110,16 +134,12 @@ def revert_to_uniform(
         value: ArrayLike | None = None,
         **extra_args: Any,
     ) -> tuple[PyTree, RevertToUniformState]:
-        check_kind(RevertToUniformState, state)
-        if value is None:
-            raise ValueError(
-                "revert_to_uniform needs the value to watch, a loss, say: "
-                "call update(updates, state, params, value=value)"
-            )
-        state = _watched(state, value, rtol, accumulation_size)
+        check_kind(owner, RevertToUniformState, state)
+        state = _watched(state, _checked_value(value), rtol, atol, size)
         begun = (state.reverting > 0) | (state.worse >= patience)
         reverting = jnp.where(begun, jnp.minimum(state.reverting + 1, steps), 0)
-        share = UniformShare(reverting / steps)
+        share = reverting.astype(jnp.float32) / in_float32(jnp.asarray(steps))
+        share = UniformShare(jnp.where(reverting >= steps, 1.0, share))
         updates, inner_state = inner.update(
             updates,
             state.inner,
@@ -139,20 +159,36 @@ def revert_to_uniform(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
+def _checked_value(value: Any) -> jax.Array:
+    if value is None:
+        raise ValueError(
+            "revert_to_uniform: needs the value to watch, a loss, say: "
+            "call update(updates, state, params, value=value)"
+        )
+    number = real_array(value)
+    if number is None or number.ndim:
+        raise ValueError(
+            "revert_to_uniform: value: expected one real number, such as a mean "
+            f"over the batch; got {described(value)}"
+        )
+    return number.astype(jnp.float32)
+
+
 def _watched(
-    state: RevertToUniformState, value: ArrayLike, rtol: Number, size: Number
+    state: RevertToUniformState, value: jax.Array, rtol: Any, atol: Any, size: Any
 ) -> RevertToUniformState:
     """The state with one value more, and a check where there are enough of them."""
-    total = state.total + jnp.asarray(value, jnp.float32)
+    total = state.total + value
     values = state.values + 1
-    mean = total / values
-    margin = rtol * jnp.where(jnp.isfinite(state.best), jnp.abs(state.best), 0)
-    fine = jnp.isfinite(mean) & (mean <= state.best + margin)
-    worse = jnp.where(fine, 0, state.worse + 1)
+    mean = total / values.astype(jnp.float32)
+    known = state.best < NO_BEST
+    best = jnp.where(known, state.best, 0.0)
+    fine = jnp.isfinite(mean) & (~known | (mean <= best + rtol * jnp.abs(best) + atol))
+    better = fine & (mean < state.best)
     due = values >= size
     return state._replace(
-        total=jnp.where(due, 0, total),
+        total=jnp.where(due, 0.0, total),
         values=jnp.where(due, 0, values),
-        best=jnp.where(due & fine & (mean < state.best), mean, state.best),
-        worse=jnp.where(due, worse, state.worse),
+        best=jnp.where(due & better, mean, state.best),
+        worse=jnp.where(due, jnp.where(fine, 0, state.worse + 1), state.worse),
     )

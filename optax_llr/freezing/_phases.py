@@ -307,7 +307,9 @@ def _frozen_steps(
     layers: Layers, multipliers: Multipliers, total_steps: int
 ) -> np.ndarray:
     """Which layers have multiplier 0 at each step, a bool array (T, L)."""
-    at = jax.jit(jax.vmap(lambda count: evaluate(layers, multipliers, count)))
+    at = jax.jit(
+        jax.vmap(lambda count: evaluate("freeze_phases", layers, multipliers, count))
+    )
     parts: list[np.ndarray] = []
     for start in range(0, total_steps, CHUNK):
         values = np.asarray(at(jnp.arange(start, start + CHUNK)))[: total_steps - start]
@@ -327,7 +329,7 @@ def _masks(phase: Phase, params: PyTree) -> dict[str, Mask]:
     """By path, what is frozen of a leaf."""
     masks: dict[str, Mask] = {}
     for path, leaf in leaves_by_path(params).items():
-        check_leaf(phase.layers, path, leaf)
+        check_leaf("Phase", phase.layers, path, leaf)
         masks[path] = _mask(phase, phase.layers.members[path])
     return masks
 

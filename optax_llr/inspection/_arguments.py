@@ -46,10 +46,7 @@ def known_leaves(
         raise ValueError(f"{function}: {name}: expected a tree of arrays, got None")
     leaves = leaves_by_path(tree)
     for path, leaf in leaves.items():
-        try:
-            check_leaf(layers, path, leaf)
-        except ValueError as error:
-            raise ValueError(f"{function}: {name}: {error}") from None
+        check_leaf(f"{function}: {name}", layers, path, leaf)
     return leaves
 
 

@@ -182,7 +182,7 @@ def _quantiles(layers: Layers, updates: PyTree) -> jax.Array:
     Layers of one size are sorted together: a sort takes XLA long to compile.
     """
     by_size: dict[int, list[int]] = collections.defaultdict(list)
-    slices = layer_slices(layers, updates)
+    slices = layer_slices("measure_layers", layers, updates)
     for index, parts in slices.items():
         by_size[sum(part.size for part in parts)].append(index)
     quantiles = jnp.zeros((len(layers), len(QUANTILES)), jnp.float32)

@@ -142,7 +142,7 @@ def monitor_layers(
         params: PyTree | None = None,
         **extra_args: Any,
     ) -> tuple[PyTree, MonitorLayersState]:
-        check_kind(MonitorLayersState, state)
+        check_kind(_NAME, MonitorLayersState, state)
         check_params(_NAME, params)
         gradients = updates
         updates, inner_state = inner.update(

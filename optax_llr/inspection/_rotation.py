@@ -61,7 +61,7 @@ def layer_rotation(layers: Layers, initial: PyTree, params: PyTree) -> jax.Array
 
 def kernels(layers: Layers, params: PyTree) -> dict[str, jax.Array]:
     """By path, the leaves whose slices or wholes have two axes or more."""
-    check_leaves(layers, params)
+    check_leaves("layer_rotation", layers, params)
     return {
         path: leaf
         for path, leaf in leaves_by_path(params).items()

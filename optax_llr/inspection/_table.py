@@ -197,11 +197,5 @@ def _multiplier_columns(
 
 
 def _cells(layers: Layers, multipliers: Multipliers, count: int) -> list[str]:
-    try:
-        values = evaluate(layers, multipliers, count)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"layer_table: multipliers: expected an array ({len(layers)},) or a "
-            f"schedule of such arrays, got {multipliers!r} ({error})"
-        ) from None
+    values = evaluate("layer_table", layers, multipliers, count)
     return [f"{value:>5.4g}" for value in np.asarray(values)]

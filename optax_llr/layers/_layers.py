@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import reprlib
 import types
 from collections.abc import Mapping
 from typing import Any
@@ -131,26 +132,27 @@ def as_indices(member: Member) -> tuple[int, ...]:
     return (member,) if isinstance(member, int) else member
 
 
-def check_leaf(layers: Layers, path: str, leaf: Any) -> None:
+def check_leaf(owner: str, layers: Layers, path: str, leaf: Any) -> None:
     """Refuses a leaf that these `Layers` do not know, or not in this shape."""
     if path not in layers.members:
         raise ValueError(
-            f"parameter {path!r} is in none of the layers; they know "
+            f"{owner}: parameter {path!r} is in none of the layers; they know "
             f"{quoted(layers.members)}. Make the layers from the same tree that the "
             "optimizer is given"
         )
-    member, shape = layers.members[path], jnp.shape(leaf)
-    if isinstance(member, tuple) and shape[:1] != (len(member),):
+    member = layers.members[path]
+    if isinstance(member, tuple) and jnp.shape(leaf)[:1] != (len(member),):
         raise ValueError(
-            f"parameter {path!r} was stacked, with {len(member)} slices along axis 0; "
-            f"it now has shape {shape}"
+            f"{owner}: expected parameter {path!r} to be stacked, with {len(member)} "
+            f"slices along axis 0, as it was when the layers were made; got shape "
+            f"{jnp.shape(leaf)}"
         )
 
 
-def check_leaves(layers: Layers, tree: PyTree) -> None:
+def check_leaves(owner: str, layers: Layers, tree: PyTree) -> None:
     """Refuses a tree with a leaf that these `Layers` do not know."""
     for path, leaf in leaves_by_path(tree).items():
-        check_leaf(layers, path, leaf)
+        check_leaf(owner, layers, path, leaf)
 
 
 def check_arguments(function: str, layers: object, **numbers: object) -> None:
@@ -158,6 +160,6 @@ def check_arguments(function: str, layers: object, **numbers: object) -> None:
     if not isinstance(layers, Layers):
         raise ValueError(
             f"{function}: layers: expected Layers, as trace_layers and match_layers "
-            f"make them, got {layers!r}"
+            f"make them, got {reprlib.repr(layers)}"
         )
     check_numbers(function, **numbers)

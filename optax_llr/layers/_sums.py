@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +10,13 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ._layers import Layers, as_indices, check_leaf
-from ._paths import PyTree, leaves_by_path
+from .._checks import described, real_array, wide_dtype
+from ._layers import Layers, as_indices, check_arguments, check_leaf
+from ._paths import PyTree, leaves_by_path, quoted
 
 TINY = float(np.finfo(np.float32).tiny)
+SMALLEST_NORM = 2.0**-63
+"""About 1e-19, where float32 ends for squares."""
 
 
 def layer_sum(
@@ -37,8 +41,10 @@ def layer_sum(
         Array (L,), float32; 0 for a layer that the first tree has nothing of.
 
     Raises:
-        ValueError: if a leaf is unknown to `layers`, or the first tree has a leaf that
-            another one has not, or in another shape.
+        ValueError: if a leaf is unknown to `layers`; if the first tree has a leaf that
+            another one has not, or in another shape; if the function returns anything
+            but an array of that shape; or if leaves differ between devices within
+            `jax.shard_map`, where the sums would be those of a part.
 
     Example:
         >>> import jax.numpy as jnp, optax_llr
@@ -47,18 +53,20 @@ def layer_sum(
         >>> print(jnp.sqrt(optax_llr.layer_sum(layers, jnp.square, gradients)))
         [5. 2.]
     """
+    check_arguments("layer_sum", layers)
+    if not callable(function) or not trees:
+        raise ValueError(
+            "layer_sum: expected a function such as jnp.square, and as many trees as "
+            f"it takes; got {described(function)} and {len(trees)} trees"
+        )
     first, *others = [leaves_by_path(tree) for tree in trees]
     whole: dict[int, list[tuple[jax.Array, ...]]] = {}
     stacked: list[tuple[tuple[int, ...], tuple[jax.Array, ...]]] = []
     for path, leaf in first.items():
-        check_leaf(layers, path, leaf)
-        if missing := [i for i, other in enumerate(others, 2) if path not in other]:
-            raise ValueError(
-                f"layer_sum: the first tree holds {path!r}, tree {missing[0]} does not"
-            )
-        operands = (leaf, *(other[path] for other in others))
-        if len(shapes := {jnp.shape(operand) for operand in operands}) > 1:
-            raise ValueError(f"layer_sum: {path!r} has several shapes: {shapes}")
+        check_leaf("layer_sum", layers, path, leaf)
+        operands = (leaf, *_same_leaf(path, leaf, others))
+        for operand in operands:
+            check_whole("layer_sum", path, operand)
         member = layers.members[path]
         if isinstance(member, int):
             whole.setdefault(member, []).append(operands)
@@ -66,16 +74,61 @@ def layer_sum(
             stacked.append((member, operands))
     sums = jnp.zeros(len(layers), jnp.float32)
     if whole:
-        parts = [_sum_layer(function, operands) for operands in whole.values()]
+        sum_layer = _jitted_sum if _lasts(function) else _sum_layer
+        parts = [sum_layer(function, operands) for operands in whole.values()]
         sums = sums.at[np.array(list(whole), np.int32)].set(jnp.stack(parts))
     for member, operands in stacked:
         sums = sums.at[np.array(member, np.int32)].add(_sum_slices(function, operands))
     return sums
 
 
+def _same_leaf(path: str, leaf: Any, others: list[dict[str, Any]]) -> list[Any]:
+    """The leaves of the other trees, which must have this one's shape."""
+    found: list[Any] = []
+    for i, other in enumerate(others, 2):
+        if path not in other:
+            raise ValueError(
+                f"layer_sum: the first tree holds {path!r}, tree {i} does not; it has "
+                f"{quoted(other)}"
+            )
+        if jnp.shape(other[path]) != jnp.shape(leaf):
+            raise ValueError(
+                f"layer_sum: expected {path!r} in one shape in all trees, got "
+                f"{jnp.shape(leaf)} in the first, {jnp.shape(other[path])} in tree {i}"
+            )
+        found.append(other[path])
+    return found
+
+
+def check_whole(owner: str, path: str, leaf: Any) -> None:
+    """Refuses what is no array, or a part of one, as `shard_map` gives each device."""
+    try:
+        kind: Any = jax.typeof(leaf)
+    except TypeError:
+        raise ValueError(
+            f"{owner}: expected an array for {path!r}, got {described(leaf)}"
+        ) from None
+    # Older JAX has it in `vma`. Where shard_map is told not to check, it is empty.
+    varying = getattr(getattr(kind, "mat", None), "varying", getattr(kind, "vma", ()))
+    if varying:
+        raise ValueError(
+            f"{owner}: expected whole arrays, got parts of {path!r}, which within "
+            f"jax.shard_map differs between devices, along {sorted(varying)}. Call "
+            "`update` outside of shard_map, where jit works on whole arrays however "
+            "they are sharded, and gradients behind lax.pmean; where each device has "
+            "a whole model of its own, pass check_vma=False to shard_map"
+        )
+
+
+def safe_sqrt(squares: jax.Array) -> jax.Array:
+    """The root, with derivatives of 0 at 0, where it has none."""
+    zero = squares < TINY
+    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squares)))
+
+
 def layer_norm(layers: Layers, tree: PyTree) -> jax.Array:
-    """The Euclidean norm of each layer, (L,); at least 1e-19, where squares end."""
-    return jnp.sqrt(jnp.maximum(layer_sum(layers, jnp.square, tree), TINY))
+    """The Euclidean norm of each layer, (L,); 0 below 1e-19, where squares end."""
+    return safe_sqrt(layer_sum(layers, jnp.square, tree))
 
 
 def layer_cosine(layers: Layers, one: PyTree, other: PyTree) -> jax.Array:
@@ -85,16 +138,22 @@ def layer_cosine(layers: Layers, one: PyTree, other: PyTree) -> jax.Array:
     """
     dot = layer_sum(layers, jnp.multiply, one, other)
     norms = layer_norm(layers, one), layer_norm(layers, other)
+    zero = (norms[0] == 0) | (norms[1] == 0)
+    cosine = jnp.clip(
+        dot / jnp.where(zero, 1.0, norms[0]) / jnp.where(zero, 1.0, norms[1]), -1, 1
+    )
     finite = jnp.isfinite(dot) & jnp.isfinite(norms[0]) & jnp.isfinite(norms[1])
-    cosine = jnp.clip(dot / norms[0] / norms[1], -1, 1)
-    return jnp.where(finite, cosine, jnp.nan)
+    return jnp.where(finite, jnp.where(zero, 0.0, cosine), jnp.nan)
 
 
-def layer_slices(layers: Layers, tree: PyTree) -> dict[int, list[jax.Array]]:
+def layer_slices(
+    owner: str, layers: Layers, tree: PyTree
+) -> dict[int, list[jax.Array]]:
     """What a tree holds of each layer: leaves, or slices of stacked leaves."""
     parts: dict[int, list[jax.Array]] = {}
     for path, leaf in leaves_by_path(tree).items():
-        check_leaf(layers, path, leaf)
+        check_leaf(owner, layers, path, leaf)
+        check_whole(owner, path, leaf)
         member = layers.members[path]
         leaf = _everywhere(jnp.asarray(leaf))
         slices = leaf if isinstance(member, tuple) else [leaf]
@@ -103,11 +162,11 @@ def layer_slices(layers: Layers, tree: PyTree) -> dict[int, list[jax.Array]]:
     return dict(sorted(parts.items()))
 
 
-def layers_in(layers: Layers, tree: PyTree) -> np.ndarray:
+def layers_in(owner: str, layers: Layers, tree: PyTree) -> np.ndarray:
     """Which layers a tree holds parameters of, as a bool array (L,)."""
     found = np.zeros(len(layers), bool)
     for path, leaf in leaves_by_path(tree).items():
-        check_leaf(layers, path, leaf)
+        check_leaf(owner, layers, path, leaf)
         found[np.array(layers.members[path])] = True
     return found
 
@@ -138,20 +197,46 @@ def _own(leaf: jax.Array) -> jax.Array:
     return leaf if isinstance(leaf, Tracer) else jnp.array(leaf)
 
 
-@functools.partial(jax.jit, static_argnums=0)  # layers of one structure: one trace
+def _lasts(function: Callable[..., Any]) -> bool:
+    """Whether a module holds it, so that it is the same object in every step.
+
+    `jit` knows functions by identity: one that each step makes anew, such as a lambda
+    within a rule, would be compiled anew in each step outside `jit`.
+    """
+    name = getattr(function, "__qualname__", getattr(function, "__name__", "<"))
+    return "<" not in name
+
+
 def _sum_layer(
     function: Callable[..., jax.Array], leaves: list[tuple[jax.Array, ...]]
 ) -> jax.Array:
-    sums = [function(*map(_real, operands)).sum() for operands in leaves]
+    sums = [_values(function, operands).sum() for operands in leaves]
     return functools.reduce(jnp.add, sums).astype(jnp.float32)
+
+
+# Layers of one structure: one trace.
+_jitted_sum = jax.jit(_sum_layer, static_argnums=0)
 
 
 def _sum_slices(
     function: Callable[..., jax.Array], operands: tuple[jax.Array, ...]
 ) -> jax.Array:
-    values = function(*map(_real, operands))
+    values = _values(function, operands)
     sums = values.sum(tuple(range(1, values.ndim))).astype(jnp.float32)
     return _everywhere(sums)
+
+
+def _values(function: Callable[..., Any], operands: tuple[jax.Array, ...]) -> jax.Array:
+    arrays = [_real(operand) for operand in operands]
+    returned = function(*arrays)
+    values = real_array(returned)
+    if values is None or values.shape != arrays[0].shape:
+        raise ValueError(
+            "layer_sum: expected a function that maps arrays to one real array of "
+            f"their shape {arrays[0].shape}, element by element; it returned "
+            f"{described(returned)}"
+        )
+    return values
 
 
 def _everywhere(array: jax.Array) -> jax.Array:
@@ -171,4 +256,4 @@ def _real(leaf: jax.Array) -> jax.Array:
     leaf = jnp.asarray(leaf)
     if jnp.iscomplexobj(leaf):
         return jnp.stack([_real(leaf.real), _real(leaf.imag)], -1)
-    return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+    return leaf.astype(wide_dtype(leaf))

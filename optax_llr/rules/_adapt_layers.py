@@ -10,11 +10,24 @@ import optax
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from ..layers._layers import Layers
+from .._checks import check_bool, described, in_float32, real_array
+from ..layers._layers import Layers, check_arguments, check_leaves
 from ..layers._paths import PyTree, quoted
 from ..layers._sums import layers_in
-from ..transforms._multipliers import check_kind, check_params, check_state
+from ..transforms._multipliers import (
+    check_inner,
+    check_kind,
+    check_params,
+    check_state,
+)
 from ..transforms._scale_by_layer import ScaleByLayerState, scale_by_layer
+
+NOT_MEASURED = float(np.finfo(np.float32).max)
+"""What a rule returns for a layer of which it could not measure anything.
+
+NaN and what is infinite say the same; but where nothing is wrong (a gradient of 0) they
+would stop a run under `jax_debug_nans` or `jax_debug_infs`.
+"""
 
 
 class LayerStep(NamedTuple):
@@ -29,15 +42,16 @@ class LayerStep(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """Measures multipliers: a pair of pure functions, and a state of any kind.
+    """Measures multipliers: a pair of pure functions, a state of any kind, and bounds.
 
     `init(layers, params)` returns the state. `update(step, state)` returns multipliers
-    (L,), and the state for the next step. What is not finite (nothing could be
-    measured) leaves a layer the multiplier it had.
+    (L,), and the state for the next step. What is not finite, or `NOT_MEASURED`, leaves
+    a layer the multiplier it had.
     """
 
     init: Callable[[Layers, PyTree], Any]
     update: Callable[[LayerStep, Any], tuple[ArrayLike, Any]]
+    bounds: tuple[ArrayLike, ArrayLike] = (0.1, 10.0)  # of `adapt_layers`, by default
 
 
 class AdaptLayersState(NamedTuple):
@@ -58,7 +72,7 @@ def adapt_layers(
     inner: optax.GradientTransformation,
     layers: Layers,
     rule: Rule,
-    bounds: tuple[ArrayLike, ArrayLike] = (0.1, 10.0),
+    bounds: tuple[ArrayLike, ArrayLike] | None = None,
     *,
     relative: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
@@ -81,7 +95,8 @@ def adapt_layers(
         inner: the optimizer.
         layers: the `Layers` of the parameters; may know more than `init` is given.
         rule: one of `optax_llr.rules`, or a `Rule` of your own.
-        bounds: the lowest and the highest multiplier, 0 ≤ low ≤ 1 ≤ high.
+        bounds: the lowest and the highest multiplier, 0 ≤ low ≤ 1 ≤ high; those of
+            the rule where they are left out.
         relative: whether to divide the rule's multipliers by their mean over the
             layers, before the bounds. Then the rule says how the rate is shared out
             among the layers, and the optimizer alone how large it is.
@@ -91,9 +106,10 @@ def adapt_layers(
         its state, an `AdaptLayersState`, `layer_multipliers` reads the multipliers.
 
     Raises:
-        ValueError: for bounds that are no such numbers; from `init` and `update`, as
-            `scale_by_layer`, and if `update` is called without `params` or the rule
-            returns anything but real multipliers of shape (L,).
+        ValueError: if inner is no optimizer or rule no `Rule`; for bounds that are no
+            such numbers; from `init` and `update`, as `scale_by_layer`, and if `update`
+            is called without `params` or the rule returns anything but real multipliers
+            of shape (L,) and a state.
 
     Example:
         A rule of one's own: in proportion to how large weights are.
@@ -112,13 +128,17 @@ def adapt_layers(
         >>> print(updates["conv"])
         [-1.5 -2. ]
     """
-    low, high = _checked_bounds(bounds)
-    if not isinstance(cast(object, rule), Rule):
-        raise ValueError(f"adapt_layers: rule: expected a Rule, got {rule!r}")
+    owner = "adapt_layers"
+    check_inner(owner, inner)
+    check_arguments(owner, layers)
+    _check_rule(rule)
+    low, high = _checked_bounds(rule.bounds if bounds is None else bounds)
+    check_bool(owner, relative=relative)
     inner = optax.with_extra_args_support(inner)
+    ones = np.ones(len(layers), np.float32)
 
     def init_fn(params: PyTree) -> AdaptLayersState:
-        ones = np.ones(len(layers), np.float32)
+        check_leaves(owner, layers, params)
         return AdaptLayersState(
             inner=inner.init(params),
             rule=rule.init(layers, params),
@@ -132,22 +152,22 @@ def adapt_layers(
         params: PyTree | None = None,
         **extra_args: Any,
     ) -> tuple[PyTree, AdaptLayersState]:
-        check_kind(AdaptLayersState, state)
-        check_state(ScaleByLayerState, layers, state.scale)
-        check_params("adapt_layers", params)
+        check_kind(owner, AdaptLayersState, state)
+        check_state(owner, ScaleByLayerState, layers, state.scale)
+        check_params(owner, params)
         gradients = updates
+        present = jnp.asarray(layers_in(owner, layers, gradients))
         updates, inner_state = inner.update(
             gradients, state.inner, params, **extra_args
         )
         step = LayerStep(layers, gradients, updates, params, state.measured, relative)
-        raw, rule_state = rule.update(step, state.rule)
-        raw = _checked_multipliers(raw, layers)
-        present = layers_in(layers, gradients)
+        raw, rule_state = _checked_result(rule.update(step, state.rule), layers)
+        known = present & (jnp.abs(raw) < NOT_MEASURED)  # which NaN is not
+        raw = jnp.where(known, raw, 1.0)
         if relative:
-            raw = _by_mean(raw, present)
-        within = jnp.clip(raw, low, high).astype(jnp.float32)
-        measured = jnp.where(present & jnp.isfinite(raw), within, state.measured)
-        updates, scale = scale_by_layer(layers, measured).update(
+            raw, known = _by_mean(raw, known)
+        measured = jnp.where(known, jnp.clip(raw, low, high), state.measured)
+        updates, scale = scale_by_layer(layers, lambda _: measured).update(
             updates, state.scale, params, **extra_args
         )
         return updates, AdaptLayersState(
@@ -157,24 +177,33 @@ def adapt_layers(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _by_mean(values: jax.Array, present: np.ndarray) -> jax.Array:
-    """Divided by the mean over those layers that are there and could be measured."""
-    known = present & jnp.isfinite(values)
+def _by_mean(values: jax.Array, known: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Divided by the mean over the layers that are known, where there is one."""
     # A negative rate is no share of anything; the bounds would raise it to 0 as well.
     shares = jnp.where(known, jnp.maximum(values, 0), 0)
-    mean = shares.sum() / jnp.maximum(known.sum(), 1)
-    usable = known & (mean > 0) & jnp.isfinite(mean)
-    return jnp.where(usable, shares / mean, jnp.nan)
+    mean = shares.sum() / jnp.maximum(known.sum(), 1).astype(jnp.float32)
+    usable = (mean > 0) & jnp.isfinite(mean)
+    return shares / jnp.where(usable, mean, 1), known & usable
+
+
+def _check_rule(rule: object) -> None:
+    if not isinstance(rule, Rule) or not (
+        callable(rule.init) and callable(rule.update)
+    ):
+        raise ValueError(
+            "adapt_layers: rule: expected a Rule, as optax_llr.rules.trust_ratio() "
+            f"returns one, or Rule(init, update) of two functions, got {rule!r}"
+        )
 
 
 def _checked_bounds(bounds: Any) -> tuple[Any, Any]:
     try:
-        low, high = bounds
+        low, high = map(in_float32, bounds)
         if any(isinstance(bound, Tracer) for bound in (low, high)):
             return low, high
         if 0 <= low <= 1 <= high < np.inf:
             return low, high
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, AttributeError):
         pass
     raise ValueError(
         "adapt_layers: bounds: expected two numbers (low, high) with "
@@ -182,12 +211,19 @@ def _checked_bounds(bounds: Any) -> tuple[Any, Any]:
     )
 
 
-def _checked_multipliers(raw: ArrayLike, layers: Layers) -> jax.Array:
-    values = jnp.asarray(raw)
-    if values.shape != (len(layers),) or jnp.iscomplexobj(values):
+def _checked_result(result: Any, layers: Layers) -> tuple[jax.Array, Any]:
+    """The multipliers and the state that a rule returned."""
+    if not isinstance(result, tuple) or len(cast(tuple[Any, ...], result)) != 2:
+        raise ValueError(
+            "adapt_layers: expected a rule whose update returns two things, the "
+            f"multipliers and the state for the next step; got {described(result)}"
+        )
+    raw, state = cast(tuple[Any, Any], result)
+    values = real_array(raw)
+    if values is None or values.shape != (len(layers),):
         raise ValueError(
             f"adapt_layers: expected a rule that returns real multipliers of shape "
             f"({len(layers)},), one for each of the layers {quoted(layers.names)}; "
-            f"got {values.dtype} of shape {values.shape}"
+            f"got {described(raw)}"
         )
-    return values.astype(jnp.float32)
+    return values.astype(jnp.float32), state

@@ -6,11 +6,11 @@ import jax.numpy as jnp
 from .._checks import Number
 from ..layers._sums import layer_sum, remembered
 from ._adapt_layers import LayerStep, Rule
-from ._shared import PreviousState, check_decay, nothing_before
+from ._shared import PreviousState, checked_decay, nothing_before
 
 
 def curvature(decay: Number = 0.9) -> Rule:
-    r"""The rate at which a layer's step would lead to the bottom of its valley.
+    r"""Super-convergence's estimate: the rate that leads to the bottom of the valley.
 
     .. math::
         m_l \leftarrow \rho \, m_l + (1 - \rho) \, m^*_l, \quad
@@ -58,7 +58,7 @@ def curvature(decay: Number = 0.9) -> Rule:
         Smith & Topin, Super-Convergence,
         `arXiv:1708.07120 <https://arxiv.org/abs/1708.07120>`_
     """
-    check_decay("curvature", decay)
+    decay = checked_decay("curvature", decay)
 
     def update(
         step: LayerStep, state: PreviousState

@@ -9,9 +9,9 @@ import optax
 from .._checks import Number
 from ..layers._layers import Layers
 from ..layers._paths import PyTree
-from ..layers._sums import layer_norm, layer_sum, updated
-from ._adapt_layers import LayerStep, Rule
-from ._shared import check_decay, no_state, zeros
+from ..layers._sums import SMALLEST_NORM, layer_norm, layer_sum, updated
+from ._adapt_layers import NOT_MEASURED, LayerStep, Rule
+from ._shared import WITHIN, checked_decay, no_state, zeros
 
 LARGEST = 1e18
 """Elements above it count as 0 in an average, which an infinite one would end."""
@@ -26,13 +26,14 @@ class SignalToNoiseState(NamedTuple):
 
 
 def gradient_norm() -> Rule:
-    r"""Larger rates where the gradient is small (LSALR).
+    r"""LSALR: larger rates where the gradient is small.
 
     .. math::
         m_l = 1 + \log(1 + 1 / \lVert g_l \rVert_2)
 
-    Always above 1: pass `relative=True` to `adapt_layers` where the rate should not
-    grow with it.
+    Always above 1, up to 44.7 for a gradient of 0: pass `relative=True` to
+    `adapt_layers` where the rate should not grow with it. Bounds by default: 0 and 10⁶,
+    none in effect.
 
     *Cost*: no memory; reads g once.
 
@@ -56,9 +57,10 @@ def gradient_norm() -> Rule:
     """
 
     def update(step: LayerStep, state: tuple[()]) -> tuple[jax.Array, tuple[()]]:
-        return 1 + jnp.log1p(1 / layer_norm(step.layers, step.gradients)), state
+        norm = jnp.maximum(layer_norm(step.layers, step.gradients), SMALLEST_NORM)
+        return 1 + jnp.log1p(1 / norm), state
 
-    return Rule(no_state, update)
+    return Rule(no_state, update, WITHIN)
 
 
 def signal_to_noise(decay: Number = 0.9) -> Rule:
@@ -70,7 +72,8 @@ def signal_to_noise(decay: Number = 0.9) -> Rule:
     from moving averages, their start from 0 corrected: 1 for a gradient that never
     changes, near (1 − ρ)/(1 + ρ) for noise alone. A layer whose gradients were all 0
     keeps the multiplier it had, as does one with NaN among them; what is no number, or
-    above 1e18, counts as 0 in the average. A form of our own.
+    above 1e18, counts as 0 in the average. A form of our own. Bounds by default: 0 and
+    10⁶, none in effect.
 
     *Cost*: memory for the average of g, once the parameters in float32; reads g and the
     average, writes the average and reads it again.
@@ -86,8 +89,7 @@ def signal_to_noise(decay: Number = 0.9) -> Rule:
         >>> params = {"steady": jnp.ones(2), "noisy": jnp.ones(2)}
         >>> layers = optax_llr.match_layers(params, [(k, k) for k in params])
         >>> optimizer = optax_llr.adapt_layers(
-        ...     optax.sgd(0.1), layers, optax_llr.rules.signal_to_noise(0.5),
-        ...     bounds=(0, 1))
+        ...     optax.sgd(0.1), layers, optax_llr.rules.signal_to_noise(0.5))
         >>> state = optimizer.init(params)
         >>> for sign in (1, -1, 1):
         ...     gradients = {"steady": jnp.ones(2), "noisy": sign * jnp.ones(2)}
@@ -95,7 +97,7 @@ def signal_to_noise(decay: Number = 0.9) -> Rule:
         >>> print(state.measured.round(4))  # (½ − ¼ + ⅛)² / (⅞)²
         [1.     0.1837]
     """
-    check_decay("signal_to_noise", decay)
+    decay = checked_decay("signal_to_noise", decay)
 
     def init(layers: Layers, params: PyTree) -> SignalToNoiseState:
         return SignalToNoiseState(
@@ -105,7 +107,7 @@ def signal_to_noise(decay: Number = 0.9) -> Rule:
         )
 
     def average(mean: jax.Array, gradient: jax.Array) -> jax.Array:
-        return decay * mean + (1 - decay) * _usable(gradient)
+        return decay * mean + (1 - decay) * _usable(gradient.astype(mean.dtype))
 
     def update(
         step: LayerStep, state: SignalToNoiseState
@@ -117,11 +119,13 @@ def signal_to_noise(decay: Number = 0.9) -> Rule:
         square = decay * state.square + (1 - decay) * jnp.where(known, squares, 0)
         signal = layer_sum(step.layers, jnp.square, mean)
         # Both averages lack 1 − ρᵗ; it is squared above and not below.
-        share = jnp.minimum(signal / (square * (1 - decay**count)), 1)
-        share = jnp.where(known, share, jnp.nan)
+        noise = square * (1 - decay ** count.astype(jnp.float32))
+        known &= noise > 0
+        share = jnp.minimum(signal / jnp.where(known, noise, 1), 1)
+        share = jnp.where(known, share, NOT_MEASURED)
         return share, SignalToNoiseState(count, mean, square.astype(jnp.float32))
 
-    return Rule(init, update)
+    return Rule(init, update, WITHIN)
 
 
 def _usable(gradient: jax.Array) -> jax.Array:

@@ -3,14 +3,17 @@
 import jax
 import jax.numpy as jnp
 
-from .._checks import Number, check_numbers, require
+from .._checks import Number, check_numbers, in_float32, require
 from ..layers._sums import layer_cosine, layer_sum, remembered
 from ._adapt_layers import LayerStep, Rule
 from ._shared import PreviousState, nothing_before
 
+BOUNDS = (1e-3, 1e3)
+"""Wide; but factors would never lead away from 0."""
+
 
 def hypergradient(rate: Number) -> Rule:
-    r"""Descends the loss along the multipliers, by sums.
+    r"""Hypergradient descent: down the loss along the multipliers, by sums.
 
     .. math::
         m_l \leftarrow m_l - \beta \, \langle g_l(t), u_l(t-1) \rangle
@@ -20,7 +23,8 @@ def hypergradient(rate: Number) -> Rule:
     No change at the first step.
 
     The source changes rates α = η m by a β′ of its own: with an inner optimizer of
-    rate η, β = β′ / η². It updates leaf by leaf and has no lower bound.
+    rate η, β = β′ / η². It updates leaf by leaf and has no lower bound; this one has
+    10⁻³ and 10³ by default.
 
     *Cost*: memory for u(t−1), once the parameters; reads g and u(t−1), writes u.
 
@@ -47,7 +51,8 @@ def hypergradient(rate: Number) -> Rule:
         `arXiv:1703.04782 <https://arxiv.org/abs/1703.04782>`_
     """
     check_numbers("hypergradient", rate=rate)
-    require(rate > 0, f"hypergradient: expected a rate above 0, got {rate}")
+    require(rate > 0, f"hypergradient: rate: expected a number above 0, got {rate}")
+    rate = in_float32(rate)
 
     def update(
         step: LayerStep, state: PreviousState
@@ -56,11 +61,11 @@ def hypergradient(rate: Number) -> Rule:
         remembered_updates = remembered(state.previous, step.updates)
         return step.multipliers - rate * slope, PreviousState(remembered_updates)
 
-    return Rule(nothing_before, update)
+    return Rule(nothing_before, update, BOUNDS)
 
 
 def multiplicative_hypergradient(rate: Number) -> Rule:
-    r"""Descends the loss along the multipliers, by factors.
+    r"""Hypergradient descent, multiplicative: along the multipliers, by factors.
 
     .. math::
         m_l \leftarrow m_l \left( 1 - \beta
@@ -69,7 +74,8 @@ def multiplicative_hypergradient(rate: Number) -> Rule:
 
     A layer whose gradient still points along its last step goes faster, one that is
     pushed back slower, by β at most. How large gradients and rates are plays no part.
-    No change at the first step, and where one of both is 0.
+    No change at the first step, and where one of both is 0. Bounds by default: 10⁻³ and
+    10³.
 
     *Cost*: memory for u(t−1), once the parameters; reads g and u(t−1) twice, writes u.
 
@@ -99,7 +105,11 @@ def multiplicative_hypergradient(rate: Number) -> Rule:
     """
     owner = "multiplicative_hypergradient"
     check_numbers(owner, rate=rate)
-    require((rate > 0) & (rate < 1), f"{owner}: expected a rate in (0, 1), got {rate}")
+    require(
+        (rate > 0) & (rate < 1),
+        f"{owner}: rate: expected a number in (0, 1), got {rate}",
+    )
+    rate = in_float32(rate)
 
     def update(
         step: LayerStep, state: PreviousState
@@ -108,4 +118,4 @@ def multiplicative_hypergradient(rate: Number) -> Rule:
         remembered_updates = remembered(state.previous, step.updates)
         return step.multipliers * (1 - rate * cosine), PreviousState(remembered_updates)
 
-    return Rule(nothing_before, update)
+    return Rule(nothing_before, update, BOUNDS)

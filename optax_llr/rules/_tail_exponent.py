@@ -7,12 +7,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jax.core import Tracer
 
-from .._checks import Number, check_counts, check_numbers, require
+from .._checks import (
+    Number,
+    as_count,
+    check_counts,
+    check_numbers,
+    in_float32,
+    require,
+    wide_dtype,
+)
 from ..layers._layers import Layers
 from ..layers._paths import PyTree
 from ..layers._sums import layer_slices
-from ._adapt_layers import LayerStep, Rule
+from ._adapt_layers import NOT_MEASURED, LayerStep, Rule
+from ._shared import WITHIN
 
 FEWEST = 50
 """Eigenvalues below which a layer is not measured, as in the source."""
@@ -26,7 +36,7 @@ class TailExponentState(NamedTuple):
 
 
 def tail_exponent(every: Number, low: Number = 0.5, high: Number = 1.5) -> Rule:
-    r"""Larger rates where the spectrum of the weights has a light tail (TempBalance).
+    r"""TempBalance: larger rates where the spectrum of the weights has a light tail.
 
     .. math::
         m_l = s_1 + (s_2 - s_1)
@@ -78,10 +88,11 @@ def tail_exponent(every: Number, low: Number = 0.5, high: Number = 1.5) -> Rule:
     """
     check_counts("tail_exponent", every=every)
     check_numbers("tail_exponent", low=low, high=high)
+    require(low >= 0, f"tail_exponent: low: expected a number of 0 or above, got {low}")
     require(
-        (low >= 0) & (high >= low),
-        f"tail_exponent: expected 0 ≤ low ≤ high, got {low} and {high}",
+        high >= low, f"tail_exponent: high: expected low = {low} or above, got {high}"
     )
+    every, low, high = as_count(every), in_float32(low), in_float32(high)
 
     def init(layers: Layers, params: PyTree) -> TailExponentState:
         del params
@@ -93,30 +104,36 @@ def tail_exponent(every: Number, low: Number = 0.5, high: Number = 1.5) -> Rule:
         def measure() -> jax.Array:
             return _shared_out(_exponents(step.layers, step.params), low, high)
 
-        multipliers = lax.cond(
-            state.count % every == 0, measure, lambda: state.multipliers
-        )
+        due = state.count % every == 0
+        if isinstance(due, Tracer):
+            multipliers = lax.cond(due, measure, lambda: state.multipliers)
+        else:  # as `cond` would compile its branches anew in each step
+            multipliers = measure() if due else state.multipliers
         count = cast(jax.Array, optax.safe_increment(state.count))
         return multipliers, TailExponentState(count, multipliers)
 
-    return Rule(init, update)
+    return Rule(init, update, WITHIN)
 
 
 def exponent(eigenvalues: jax.Array) -> jax.Array:
-    """α of the upper half of eigenvalues (N,); not finite where there is none."""
+    """α of the upper half of eigenvalues (N,); NOT_MEASURED where there is none."""
     ordered = jnp.sort(eigenvalues)
     tail = ordered[len(ordered) // 2 :]
-    return 1 + len(tail) / jnp.log(tail / tail[0]).sum()
+    start = tail[0]
+    ratios = jnp.where(start > 0, tail / jnp.where(start > 0, start, 1), 1)
+    total = jnp.log(ratios).sum()
+    found = 1 + len(tail) / jnp.where(total > 0, total, 1)
+    return jnp.where(total > 0, found, NOT_MEASURED)
 
 
 def _exponents(layers: Layers, params: PyTree) -> jax.Array:
-    """α of each layer, (L,); NaN for those that are not measured."""
+    """α of each layer, (L,); NOT_MEASURED where there is none."""
     found: dict[int, jax.Array] = {}
-    for index, parts in layer_slices(layers, params).items():
-        if matrices := [part for part in parts if part.ndim > 1]:
+    for index, parts in layer_slices("tail_exponent", layers, params).items():
+        if matrices := [part for part in parts if part.ndim > 1 and part.size]:
             found[index] = jnp.concatenate([_eigenvalues(m) for m in matrices])
     inner = [index for index in list(found)[1:-1] if len(found[index]) >= FEWEST]
-    exponents = jnp.full(len(layers), jnp.nan, jnp.float32)
+    exponents = jnp.full(len(layers), NOT_MEASURED, jnp.float32)
     if inner:
         values = jnp.stack([exponent(found[index]) for index in inner])
         exponents = exponents.at[np.array(inner, np.int32)].set(values)
@@ -125,15 +142,15 @@ def _exponents(layers: Layers, params: PyTree) -> jax.Array:
 
 def _eigenvalues(leaf: jax.Array) -> jax.Array:
     """Squared singular values of all matrices (…, a, b) in a leaf, as a vector."""
-    wide = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
-    singular = jnp.linalg.svd(wide, compute_uv=False)
+    singular = jnp.linalg.svd(leaf.astype(wide_dtype(leaf)), compute_uv=False)
     return jnp.square(singular).ravel().astype(jnp.float32)
 
 
 def _shared_out(exponents: jax.Array, low: Number, high: Number) -> jax.Array:
-    measured = jnp.isfinite(exponents)
-    least = jnp.where(measured, exponents, jnp.inf).min()
-    spread = jnp.where(measured, exponents, -jnp.inf).max() - least
-    usable = measured & (spread > 0)
-    part = (exponents - least) / jnp.where(spread > 0, spread, 1)
-    return jnp.where(usable, low + (high - low) * part, 1.0).astype(jnp.float32)
+    measured = exponents < NOT_MEASURED  # which NaN is not
+    known = jnp.where(measured, exponents, 0)
+    least = jnp.where(measured, exponents, NOT_MEASURED).min(initial=NOT_MEASURED)
+    spread = known.max(initial=0) - least  # below 0 where there is none
+    part = (known - least) / jnp.where(spread > 0, spread, 1)
+    shares = jnp.where(measured & (spread > 0), low + (high - low) * part, 1.0)
+    return shares.astype(jnp.float32)

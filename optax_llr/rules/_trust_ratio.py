@@ -3,24 +3,22 @@
 import jax
 import jax.numpy as jnp
 
-from .._checks import Number, check_numbers, require
-from ..layers._layers import Layers
-from ..layers._paths import PyTree
-from ..layers._sums import layer_sum
+from .._checks import Number, check_numbers, in_float32, require
+from ..layers._sums import layer_norm
 from ._adapt_layers import LayerStep, Rule
-from ._shared import no_state
+from ._shared import WITHIN, no_state
 
 
 def trust_ratio(coefficient: Number = 1.0, eps: Number = 0.0) -> Rule:
-    r"""Steps in proportion to the weights, as in LAMB, by layer instead of by leaf.
+    r"""LAMB's trust ratio: steps in proportion to the weights, by layer, not by leaf.
 
     .. math::
         m_l = c \, \lVert w_l \rVert / (\lVert u_l \rVert + \epsilon)
 
     and 1 where one of the norms is 0. It undoes the size of u, and with it a rate that
     is part of it. So either scale behind it, as LAMB does,
-    `chain(adapt_layers(scale_by_adam(), …), scale_by_learning_rate(η))`, with bounds
-    that leave the ratios room, or take them as shares, by `relative=True`.
+    `chain(adapt_layers(scale_by_adam(), …), scale_by_learning_rate(η))`, or take the
+    ratios as shares, by `relative=True`. Bounds by default: 0 and 10⁶, none in effect.
 
     *Cost*: no memory; reads w and u once.
 
@@ -49,13 +47,14 @@ def trust_ratio(coefficient: Number = 1.0, eps: Number = 0.0) -> Rule:
         minutes, `arXiv:1904.00962 <https://arxiv.org/abs/1904.00962>`_
     """
     _check_ratio("trust_ratio", coefficient, eps=eps)
+    coefficient, eps = in_float32(coefficient), in_float32(eps)
 
     def update(step: LayerStep, state: tuple[()]) -> tuple[jax.Array, tuple[()]]:
-        weight = _norm(step.layers, step.params)
-        size = _norm(step.layers, step.updates)
+        weight = layer_norm(step.layers, step.params)
+        size = layer_norm(step.layers, step.updates)
         return _ratio(coefficient, weight, size, size + eps), state
 
-    return Rule(no_state, update)
+    return Rule(no_state, update, WITHIN)
 
 
 def gradient_trust_ratio(
@@ -63,7 +62,7 @@ def gradient_trust_ratio(
     weight_decay: Number = 0.0,
     eps: Number = 0.0,
 ) -> Rule:
-    r"""Steps in proportion to the weights, as in LARS, by layer instead of by leaf.
+    r"""LARS: steps in proportion to the weights, by layer instead of by leaf.
 
     .. math::
         m_l = c \, \lVert w_l \rVert /
@@ -71,8 +70,8 @@ def gradient_trust_ratio(
 
     and 1 where one of the norms is 0. Unlike `trust_ratio` it divides by the raw
     gradient, so the rate of the inner optimizer stays in force. LARS scales before
-    momentum, and this behind it. Give bounds that leave the ratios room: they are
-    small, of the order of c.
+    momentum, and this behind it. Ratios are small, of the order of c. Bounds by
+    default: 0 and 10⁶, none in effect.
 
     *Cost*: no memory; reads w and g once.
 
@@ -90,8 +89,7 @@ def gradient_trust_ratio(
         >>> gradients = {"conv": jnp.array([0.0, 0.01]), "head": jnp.ones(2)}
         >>> layers = optax_llr.match_layers(params, [(k, k) for k in params])
         >>> optimizer = optax_llr.adapt_layers(
-        ...     optax.sgd(0.1), layers, optax_llr.rules.gradient_trust_ratio(),
-        ...     bounds=(0, 10))
+        ...     optax.sgd(0.1), layers, optax_llr.rules.gradient_trust_ratio())
         >>> _, state = optimizer.update(gradients, optimizer.init(params), params)
         >>> print(state.measured.round(4))
         [0.5 1. ]
@@ -103,27 +101,28 @@ def gradient_trust_ratio(
     _check_ratio(
         "gradient_trust_ratio", coefficient, weight_decay=weight_decay, eps=eps
     )
+    coefficient, eps = in_float32(coefficient), in_float32(eps)
+    weight_decay = in_float32(weight_decay)
 
     def update(step: LayerStep, state: tuple[()]) -> tuple[jax.Array, tuple[()]]:
-        weight = _norm(step.layers, step.params)
-        slope = _norm(step.layers, step.gradients)
+        weight = layer_norm(step.layers, step.params)
+        slope = layer_norm(step.layers, step.gradients)
         below = slope + weight_decay * weight + eps
         return _ratio(coefficient, weight, slope, below), state
 
-    return Rule(no_state, update)
+    return Rule(no_state, update, WITHIN)
 
 
 def _check_ratio(owner: str, coefficient: Number, **others: Number) -> None:
     check_numbers(owner, coefficient=coefficient, **others)
     require(
-        coefficient > 0, f"{owner}: expected a coefficient above 0, got {coefficient}"
+        coefficient > 0,
+        f"{owner}: coefficient: expected a number above 0, got {coefficient}",
     )
     for name, value in others.items():
-        require(value >= 0, f"{owner}: expected {name} of 0 or above, got {value}")
-
-
-def _norm(layers: Layers, tree: PyTree) -> jax.Array:
-    return jnp.sqrt(layer_sum(layers, jnp.square, tree))
+        require(
+            value >= 0, f"{owner}: {name}: expected a number of 0 or above, got {value}"
+        )
 
 
 def _ratio(

@@ -1,14 +1,14 @@
 """add_decayed_weights_by_layer: weight decay with a strength for each layer."""
 
+import reprlib
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from .._checks import is_number
 from ..layers._layers import Layers
 from ..layers._paths import PyTree
 from ._multipliers import (
@@ -52,7 +52,8 @@ def add_decayed_weights_by_layer(
         An `optax.GradientTransformationExtraArgs`; its `update` needs `params`.
 
     Raises:
-        ValueError: as `scale_by_layer`, and if `update` is called without `params`.
+        ValueError: as `scale_by_layer`; if weight_decay is no number; if `update` is
+            called without `params`, or with some of other shapes.
 
     Example:
         >>> import jax.numpy as jnp, numpy as np, optax, optax_llr
@@ -72,12 +73,18 @@ def add_decayed_weights_by_layer(
         Loshchilov & Hutter, Decoupled Weight Decay Regularization,
         `arXiv:1711.05101 <https://arxiv.org/abs/1711.05101>`_
     """
-    check_constant(layers, multipliers)
-    _check_weight_decay(weight_decay)
+    owner = "add_decayed_weights_by_layer"
+    check_constant(owner, layers, multipliers)
+    if not is_number(weight_decay):
+        raise ValueError(
+            f"{owner}: weight_decay: expected a finite real number, got "
+            f"{reprlib.repr(weight_decay)}. What depends on layer or time goes into "
+            "the multipliers"
+        )
 
     def init_fn(params: PyTree) -> AddDecayedWeightsByLayerState:
         return AddDecayedWeightsByLayerState(
-            *initial_fields(layers, multipliers, params)
+            *initial_fields(owner, layers, multipliers, params)
         )
 
     def update_fn(
@@ -87,27 +94,16 @@ def add_decayed_weights_by_layer(
         **extra_args: Any,
     ) -> tuple[PyTree, AddDecayedWeightsByLayerState]:
         del extra_args
-        check_params("add_decayed_weights_by_layer", params)
-        state = at_this_step(AddDecayedWeightsByLayerState, layers, multipliers, state)
-        strengths = state._replace(multipliers=weight_decay * state.multipliers)
-        updates = map_leaves(_decayed, layers, strengths, updates, params)
+        check_params(owner, params)
+        state = at_this_step(
+            owner, AddDecayedWeightsByLayerState, layers, multipliers, state
+        )
+        decay = jnp.asarray(weight_decay, state.multipliers.dtype)
+        strengths = state._replace(multipliers=decay * state.multipliers)
+        updates = map_leaves(owner, _decayed, layers, strengths, updates, params)
         return updates, state._replace(count=optax.safe_increment(state.count))
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def _check_weight_decay(weight_decay: Any) -> None:
-    if isinstance(weight_decay, Tracer):
-        return
-    number = np.asarray(weight_decay)
-    kinds = (jnp.integer, jnp.floating)  # bfloat16 among them, for JAX
-    real = any(jnp.issubdtype(number.dtype, kind) for kind in kinds)
-    if number.ndim or not real or not np.isfinite(number):
-        raise ValueError(
-            "add_decayed_weights_by_layer: expected a finite number as weight_decay, "
-            f"got {weight_decay!r}. What depends on layer or time goes into the "
-            "multipliers"
-        )
 
 
 @jax.custom_jvp

@@ -5,9 +5,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
+from .._checks import wide_dtype
 from ..layers._layers import Layers
-from ..layers._paths import PyTree
+from ..layers._paths import PyTree, leaves_by_path
+from ..layers._sums import check_whole, safe_sqrt
 from ._multipliers import (
     LayerIds,
     Multipliers,
@@ -61,7 +64,9 @@ def layca(
         state is a `LaycaState`, of which `multipliers` are the ρ of the last step.
 
     Raises:
-        ValueError: as `scale_by_layer`, and if `update` is called without `params`.
+        ValueError: as `scale_by_layer`; if `update` is called without `params`, or with
+            some of other shapes; or if leaves differ between devices, within
+            `jax.shard_map`, where their norms would be those of a part.
 
     Example:
         >>> import jax.numpy as jnp, numpy as np, optax, optax_llr
@@ -80,10 +85,11 @@ def layca(
         impact on generalization,
         `arXiv:1806.01603 <https://arxiv.org/abs/1806.01603>`_
     """
-    check_constant(layers, rotation)
+    owner = "layca"
+    check_constant(owner, layers, rotation)
 
     def init_fn(params: PyTree) -> LaycaState:
-        return LaycaState(*initial_fields(layers, rotation, params))
+        return LaycaState(*initial_fields(owner, layers, rotation, params))
 
     def update_fn(
         updates: PyTree,
@@ -92,9 +98,11 @@ def layca(
         **extra_args: Any,
     ) -> tuple[PyTree, LaycaState]:
         del extra_args
-        check_params("layca", params)
-        state = at_this_step(LaycaState, layers, rotation, state)
-        updates = map_leaves(_rotated, layers, state, updates, params)
+        check_params(owner, params)
+        state = at_this_step(owner, LaycaState, layers, rotation, state)
+        for path, leaf in leaves_by_path(updates).items():
+            check_whole(owner, path, leaf)
+        updates = map_leaves(owner, _rotated, layers, state, updates, params)
         return updates, state._replace(count=optax.safe_increment(state.count))
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -105,7 +113,20 @@ def _rotated(rate: jax.Array, update: jax.Array, param: jax.Array) -> jax.Array:
     axes = tuple(range(min(1, jnp.ndim(rate)), jnp.ndim(update)))
     if len(axes) < 2:
         return scaled(rate, update)
+    if not jnp.iscomplexobj(update):
+        return _turn(rate, update, param, axes)
+    # A complex kernel is the vector of its parts.
+    parts = [jnp.stack([leaf.real, leaf.imag], -1) for leaf in (update, param)]
+    rate = rate[..., None] if jnp.ndim(rate) else rate
+    turned = _turn(rate, parts[0], parts[1], (*axes, jnp.ndim(update)))
+    return lax.complex(turned[..., 0], turned[..., 1])
+
+
+def _turn(
+    rate: jax.Array, update: jax.Array, param: jax.Array, axes: tuple[int, ...]
+) -> jax.Array:
     (weight, scale), (step, _) = _scaled_down(param, axes), _scaled_down(update, axes)
+    rate, step = rate.astype(weight.dtype), step.astype(weight.dtype)
     length = _norm(weight, axes)
     along = _dot(step, weight, axes) / jnp.where(length > 0, length, 1) ** 2
     across = step - along * weight
@@ -121,15 +142,16 @@ def _scaled_down(
     array: jax.Array, axes: tuple[int, ...]
 ) -> tuple[jax.Array, jax.Array]:
     """Divided by its largest element, that no square is too large or too small."""
-    array = array.astype(jnp.promote_types(array.dtype, jnp.float32))
+    array = array.astype(wide_dtype(array))
     largest = jnp.abs(array).max(axes, keepdims=True, initial=0)
-    scale = jnp.where(largest > 0, largest, 1)
+    # The turn goes with the scale of either array, so that it has no derivative by it.
+    scale = lax.stop_gradient(jnp.where(largest > 0, largest, 1))
     return array / scale, scale
 
 
 def _dot(a: jax.Array, b: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    return (a * jnp.conj(b)).real.sum(axes, keepdims=True)
+    return (a * b).sum(axes, keepdims=True)
 
 
 def _norm(array: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    return jnp.sqrt(_dot(array, array, axes))
+    return safe_sqrt(_dot(array, array, axes))

@@ -1,17 +1,20 @@
 """Multipliers in the state of a transformation, and whose they are."""
 
 import math
+import reprlib
 from collections.abc import Callable
 from typing import Any, Protocol, Self, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import lax
-from jax.core import Tracer
+from jax.errors import TracerArrayConversionError
 from jax.typing import ArrayLike
 
-from ..layers._layers import Layers, check_leaves
+from .._checks import described, finite, real_array, wide_dtype
+from ..layers._layers import Layers, check_arguments, check_leaves
 from ..layers._paths import PyTree, quoted
 
 Multipliers: TypeAlias = ArrayLike | Callable[[Any], ArrayLike]
@@ -29,9 +32,14 @@ itself. benchmarks/README.md has what that saves.
 class LayerState(Protocol):
     """What the states of all transformations with multipliers have in common."""
 
-    count: jax.Array  # shape=(), dtype=jnp.int32
-    multipliers: jax.Array  # shape=(L,), dtype=jnp.float32; what the last step used
-    layers: LayerIds
+    @property
+    def count(self) -> jax.Array: ...  # shape=(), dtype=jnp.int32
+
+    @property
+    def multipliers(self) -> jax.Array: ...  # shape=(L,), dtype=jnp.float32
+
+    @property
+    def layers(self) -> LayerIds: ...
 
     def _replace(self, **fields: Any) -> Self: ...
 
@@ -55,34 +63,68 @@ def belongs(state: LayerState, layers: Layers) -> bool:
     return list(state.layers) == [layers.fingerprint]
 
 
-def evaluate(layers: Layers, multipliers: Multipliers, count: ArrayLike) -> jax.Array:
+def evaluate(
+    owner: str, layers: Layers, multipliers: Multipliers, count: ArrayLike
+) -> jax.Array:
     """The multipliers (L,) at a step, in float32 or wider."""
-    values = jnp.asarray(multipliers(count) if callable(multipliers) else multipliers)
-    if values.shape != (len(layers),) or jnp.iscomplexobj(values):
+    given = multipliers(count) if callable(multipliers) else multipliers
+    values = real_array(given)
+    if values is None or values.shape != (len(layers),):
+        what = "a schedule that returns " if callable(multipliers) else ""
         raise ValueError(
-            f"expected real multipliers of shape ({len(layers)},), one for each of the "
-            f"layers {quoted(layers.names)}; got {values.dtype} of shape {values.shape}"
+            f"{owner}: expected {what}real multipliers of shape ({len(layers)},), one "
+            f"for each of the layers {quoted(layers.names)}; got {described(given)}"
         )
     return values.astype(wide_dtype(values))
 
 
-def check_kind(kind: type[Any], state: Any) -> None:
+def check_constant(owner: str, layers: Layers, multipliers: Multipliers) -> None:
+    """Demands `Layers`, and of an array that it is one number of 0 or above for each.
+
+    A schedule is not asked here: its values are known when it is, under `jit` never.
+    """
+    check_arguments(owner, layers)
+    if callable(multipliers):
+        return
+    values = evaluate(owner, layers, multipliers, 0)
+    try:
+        known = np.asarray(multipliers, float)
+    except TracerArrayConversionError:
+        return
+    if (bad := ~(finite(known) & (known >= 0))).any():
+        raise ValueError(
+            f"{owner}: expected finite multipliers of 0 or above ({values.dtype}), got "
+            f"{known[bad][0]} for {layers.names[bad.argmax()]!r}"
+        )
+
+
+def check_inner(owner: str, inner: object) -> None:
+    """Refuses what is no optimizer."""
+    if not isinstance(inner, optax.GradientTransformation):
+        raise ValueError(
+            f"{owner}: inner: expected an optax.GradientTransformation, such as "
+            "optax.adam(1e-3) (of MultiSteps, what `gradient_transformation()` "
+            f"returns), got {reprlib.repr(inner)}"
+        )
+
+
+def check_kind(owner: str, kind: type[Any], state: Any) -> None:
     """Refuses what is no state of this kind."""
     if not isinstance(state, kind):
         article = "an" if kind.__name__[0] in "AEIO" else "a"
         raise ValueError(
-            f"expected {article} {kind.__name__}, as `init` returns it, got a "
+            f"{owner}: expected {article} {kind.__name__}, as `init` returns it, got a "
             f"{type(state).__name__}; a restored checkpoint needs that state as target"
         )
 
 
-def check_state(kind: type[Any], layers: Layers, state: Any) -> None:
+def check_state(owner: str, kind: type[Any], layers: Layers, state: Any) -> None:
     """Refuses what is no state of this kind, or not of these `Layers`."""
-    check_kind(kind, state)
+    check_kind(owner, kind, state)
     if not belongs(state, layers):
         raise ValueError(
-            f"this {type(state).__name__} belongs to other Layers than those of the "
-            f"transformation, {quoted(layers.names)}; "
+            f"{owner}: this {type(state).__name__} belongs to other Layers than those "
+            f"of the transformation, {quoted(layers.names)}; "
             "use `reassign_layers(layers, opt_state)` to go on with it"
         )
 
@@ -91,34 +133,32 @@ def check_params(owner: str, params: PyTree | None) -> None:
     """Refuses an update without parameters."""
     if params is None:
         raise ValueError(
-            f"{owner} needs the parameters: call update(updates, state, params)"
+            f"{owner}: needs the parameters: call update(updates, state, params)"
         )
 
 
-def check_constant(layers: Layers, multipliers: Multipliers) -> None:
-    if not callable(multipliers):
-        values = evaluate(layers, multipliers, 0)
-        if not isinstance(values, Tracer) and not np.isfinite(np.asarray(values)).all():
-            raise ValueError(f"expected finite multipliers, got {multipliers!r}")
-
-
 def initial_fields(
-    layers: Layers, multipliers: Multipliers, params: PyTree
+    owner: str, layers: Layers, multipliers: Multipliers, params: PyTree
 ) -> tuple[jax.Array, jax.Array, LayerIds]:
     """The fields of a state at step 0, after a look at the parameters."""
-    check_leaves(layers, params)
+    check_leaves(owner, layers, params)
     count = jnp.zeros([], jnp.int32)
     # A copy, so that a state that is donated does not take the caller's array.
-    values = jnp.array(evaluate(layers, multipliers, count))
+    values = jnp.array(evaluate(owner, layers, multipliers, count))
     return count, values, layer_ids(layers)
 
 
 def at_this_step(
-    kind: type[AnyLayerState], layers: Layers, multipliers: Multipliers, state: Any
+    owner: str,
+    kind: type[AnyLayerState],
+    layers: Layers,
+    multipliers: Multipliers,
+    state: Any,
 ) -> AnyLayerState:
     """The state with the multipliers of its count, after a look at whose it is."""
-    check_state(kind, layers, state)
-    return state._replace(multipliers=evaluate(layers, multipliers, state.count))
+    check_state(owner, kind, layers, state)
+    values = evaluate(owner, layers, multipliers, state.count)
+    return state._replace(multipliers=values)
 
 
 def layer_ids(layers: Layers) -> LayerIds:
@@ -127,8 +167,3 @@ def layer_ids(layers: Layers) -> LayerIds:
     # The barrier keeps them data where `init` is part of a larger jitted program.
     digits = lax.optimization_barrier(tuple(jnp.uint32(d) for d in range(side)))
     return {layers.fingerprint: digits}
-
-
-def wide_dtype(array: jax.Array) -> np.dtype:
-    """The dtype that products with an array are formed in."""
-    return np.dtype(np.float64 if array.dtype == np.float64 else np.float32)

@@ -9,21 +9,23 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from .._checks import described, wide_dtype
 from ..layers._layers import Layers, check_leaf
-from ..layers._paths import PyTree, leaves_by_path
-from ._multipliers import LayerState, wide_dtype
+from ..layers._paths import PyTree, leaves_by_path, quoted
+from ._multipliers import LayerState
 
 AnyArray = TypeVar("AnyArray", jax.Array, np.ndarray)
 
 
 def map_leaves(
+    owner: str,
     function: Callable[..., jax.Array],
     layers: Layers,
     state: LayerState,
     updates: PyTree,
-    *rest: PyTree,
+    *params: PyTree,
 ) -> PyTree:
-    """Maps `function(multiplier, update, *rest)` over leaves, layer by layer.
+    """Maps `function(multiplier, update, *params)` over leaves, layer by layer.
 
     The multipliers are laid out as a square, layer i in row i // side and column
     i % side; ⌈√L⌉ scalars then suffice to say, as data, where any layer is.
@@ -33,14 +35,14 @@ def map_leaves(
     square = jnp.pad(state.multipliers, (0, side**2 - len(layers)))
     square = square.reshape(side, side)
     leaves = leaves_by_path(updates)
-    # By path, as these trees may have leaves where an update is None.
-    others = [leaves_by_path(tree) for tree in rest]
+    # By path, as the parameters may have leaves where an update is None.
+    others = [leaves_by_path(tree) for tree in params]
     mapped: dict[str, jax.Array] = {}
     together: dict[int, list[tuple[str, tuple[jax.Array, ...]]]] = {}
     for path, leaf in leaves.items():
-        operand = (leaf, *(other[path] for other in others))
-        check_leaf(layers, path, leaf)
-        _check_dtype(path, leaf)
+        _check_dtype(owner, path, leaf)
+        check_leaf(owner, layers, path, leaf)
+        operand = (leaf, *(_param(owner, path, leaf, other) for other in others))
         member = layers.members[path]
         if isinstance(member, int):
             together.setdefault(member, []).append((path, operand))
@@ -72,13 +74,32 @@ def along_axis_0(values: AnyArray, leaf: jax.Array) -> AnyArray:
     return values.reshape((-1,) + (1,) * (jnp.ndim(leaf) - 1))
 
 
-def _check_dtype(path: str, leaf: Any) -> None:
-    dtype = jnp.result_type(leaf)
-    if not jnp.issubdtype(dtype, jnp.inexact):
+def _check_dtype(owner: str, path: str, leaf: Any) -> None:
+    try:
+        dtype = jnp.result_type(leaf)
+    except TypeError:
+        dtype = None
+    if dtype is None or not jnp.issubdtype(dtype, jnp.inexact):
         raise ValueError(
-            f"expected updates of a floating or complex dtype, got {dtype} for "
-            f"{path!r}; keep that parameter from the optimizer (`optax.masked`)"
+            f"{owner}: expected updates of a floating or complex dtype, got "
+            f"{dtype or described(leaf)} for {path!r}; keep that parameter from the "
+            "optimizer (`optax.masked`)"
         )
+
+
+def _param(owner: str, path: str, update: Any, params: dict[str, Any]) -> Any:
+    """The parameter of an update."""
+    if path not in params:
+        raise ValueError(
+            f"{owner}: expected a parameter for each update, got none for {path!r}; "
+            f"params have {quoted(params)}"
+        )
+    if jnp.shape(params[path]) != jnp.shape(update):
+        raise ValueError(
+            f"{owner}: expected an update of the shape of its parameter, "
+            f"{jnp.shape(params[path])}, got {jnp.shape(update)} for {path!r}"
+        )
+    return params[path]
 
 
 @jax.custom_jvp

@@ -82,10 +82,12 @@ def scale_by_layer(
         An `optax.GradientTransformationExtraArgs`.
 
     Raises:
-        ValueError: if multipliers are not of shape (L,); from `init` and `update`, if
+        ValueError: if multipliers are not L real numbers, or, in an array, one of them
+            is negative or not finite; from `init` and `update`, if
             a leaf is unknown to `layers` or a stacked one has another number of
             slices; from `update`, under `jit` while tracing, if the state belongs to
-            other `Layers` (`reassign_layers` mends that).
+            other `Layers` (`reassign_layers` mends that) or an update is not of a
+            floating or complex dtype.
 
     Example:
         >>> import jax.numpy as jnp, numpy as np, optax, optax_llr
@@ -106,10 +108,11 @@ def scale_by_layer(
         Singh et al., Layer-Specific Adaptive Learning Rates for Deep Networks,
         `arXiv:1510.04609 <https://arxiv.org/abs/1510.04609>`_
     """
-    check_constant(layers, multipliers)
+    owner = "scale_by_layer"
+    check_constant(owner, layers, multipliers)
 
     def init_fn(params: PyTree) -> ScaleByLayerState:
-        return ScaleByLayerState(*initial_fields(layers, multipliers, params))
+        return ScaleByLayerState(*initial_fields(owner, layers, multipliers, params))
 
     def update_fn(
         updates: PyTree,
@@ -120,11 +123,11 @@ def scale_by_layer(
         **extra_args: Any,
     ) -> tuple[PyTree, ScaleByLayerState]:
         del params, extra_args
-        state = at_this_step(ScaleByLayerState, layers, multipliers, state)
+        state = at_this_step(owner, ScaleByLayerState, layers, multipliers, state)
         if uniform_share is not None:
             blended = uniform_share.blend(state.multipliers)
             state = state._replace(multipliers=blended)
-        updates = map_leaves(scaled, layers, state, updates)
+        updates = map_leaves(owner, scaled, layers, state, updates)
         return updates, state._replace(count=optax.safe_increment(state.count))
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
