@@ -2,15 +2,17 @@
 
 import collections
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ._graph import Graph
 from ._layers import Layers, Member, as_indices
 from ._paths import natural_key, quoted
-from ._primitives import ADDITIVE, ELEMENTWISE
-from ._values import INPUT, Activation, Part, Unit, Value, Weights
+from ._primitives import ADDITIVE, ELEMENTWISE, OPAQUE
+from ._values import Activation, Part, Unit, Value, Weights
 
 
 class Found:
@@ -26,60 +28,142 @@ class Found:
         self._owned = collections.defaultdict[str, list[str]](list)
         for path, owner in self._owner.items():
             self._owned[owner].append(path)
+        # Of these modules only the own parameters form a layer, which is named by them.
+        inner = {self._owner[path].rpartition("/")[0] for path in shapes}
+        self._outer = {at for path in inner for at in _prefixes(path)}
         self._norms_join = group is None
+        self.graph = Graph()
         self._names: list[str] = []
-        self._levels: list[int] = []
-        self._placed: dict[Unit, int] = {}
+        self._placed: dict[Unit, int] = {}  # its layer
         # For each parameter, the layer of each slice met; of the whole under None.
         self._layer = collections.defaultdict[str, dict[int | None, int]](dict)
+        self._node: dict[Part, int] = {}  # where each was first met
 
-    def meet(self, weights: Weights, x: Activation, primitive: str) -> Activation:
-        """Weights meet an activation: their modules are layers from here on."""
+    def meet(self, weights: Weights, x: int, primitive: str) -> int:
+        """Weights meet the activation of a node: they are layers from here on.
+
+        Returns the node that they lead to.
+        """
+        if not weights.stages:
+            return self._apply(weights, x, primitive)
+        # Layers of a constant end beside what they meet first, as a learned query
+        # does beside the keys.
+        before: list[int] = []
+        beside = self.graph.beside(x, len(weights.stages))
+        for parts, reads in zip(weights.stages, beside, strict=True):
+            before = [self._apply(Weights(parts), x, primitive, (*reads, *before))]
+        return self.graph.join([x, *before, *(self._node[p] for p in weights.parts)])
+
+    def _apply(
+        self,
+        weights: Weights,
+        x: int,
+        primitive: str,
+        beside: tuple[int, ...] | None = None,
+    ) -> int:
         parts = sorted(weights.parts, key=lambda part: natural_key(part[0]))
-        units = list(dict.fromkeys(self._unit(part) for part in parts))
+        units = collections.defaultdict[Unit, list[Part]](list)
+        for part in parts:
+            units[self.unit(part)].append(part)
         joining = [u for u in units if self._norms_join and self._has_only_vectors(u)]
         proper = [u for u in units if u not in joining]
         for unit in proper:
-            matrix = any(not self.is_vector(p) for p in parts if self._unit(p) == unit)
-            if matrix and primitive in ("mul", "div") and not weights.applied:
-                self._refuse_rescaled(unit, parts, x)
-            parallel = weights.applied or (primitive in ADDITIVE and matrix)
-            self._place(unit, max(x.level, 0) if parallel else x.level + 1)
+            if beside is None and weights.full and primitive in ("mul", "div"):
+                self._refuse_rescaled(unit, units[unit], x)
+            self._place(unit, units[unit], x, primitive, beside)
+        lead = self.graph.lead_layer(x)
+        feeding = primitive in ELEMENTWISE or primitive == OPAQUE
         for unit in joining:
-            if proper:  # the scale of a normalised weight, say
-                self._placed.setdefault(unit, self._placed[proper[0]])
-            elif primitive in ELEMENTWISE and x.layer >= 0:
-                self._placed.setdefault(unit, x.layer)
+            if unit in self._placed or proper:  # the scale of a normalised weight, say
+                self._join(unit, units[unit], self._placed[(proper or [unit])[0]], x)
+            elif feeding and lead is not None and beside is None:
+                self._join(unit, units[unit], lead, x)
             else:
-                self._place(unit, x.level + 1)
-        for part in parts:
-            path, row = part
-            layer = self._layer[path].setdefault(row, self._placed[self._unit(part)])
-            x = max(x, Activation(self._levels[layer], layer))
-        return x
+                self._place(unit, units[unit], x, primitive, beside)
+        nodes = [self._node[part] for part in parts]
+        return self.graph.join(nodes if beside else [x, *nodes])
+
+    def _place(
+        self,
+        unit: Unit,
+        parts: Sequence[Part],
+        x: int,
+        primitive: str,
+        beside: tuple[int, ...] | None,
+    ) -> None:
+        """The first meeting of parameters with what the model is given."""
+        new = [part for part in parts if part not in self._node]
+        if not new:
+            return
+        if unit not in self._placed:
+            self._placed[unit] = len(self._names)
+            self._names.append(_part_name(self._name_of(unit[0]), unit[1]))
+        layer, at = self._placed[unit], self.graph.front(x)
+        if beside is None and layer in at.layers and all(map(self.is_vector, new)):
+            self._join(unit, new, layer, x)  # a bias behind its own kernel
+            return
+        if (
+            beside is None
+            and primitive in ADDITIVE
+            and not self._has_only_vectors(unit)
+        ):
+            [beside] = self.graph.beside(x)
+        scalar = all(self._is_scalar((path, unit[1])) for path in self._owned[unit[0]])
+        node = self.graph.add((x,) if beside is None else beside, layer, scalar)
+        self._meet_first(new, layer, node)
+
+    def _join(self, unit: Unit, parts: Sequence[Part], layer: int, x: int) -> None:
+        self._meet_first(parts, self._placed.setdefault(unit, layer), x)
+
+    def _meet_first(self, parts: Sequence[Part], layer: int, node: int) -> None:
+        for path, row in parts:
+            self._layer[path].setdefault(row, layer)
+            self._node.setdefault((path, row), node)
+
+    def as_layer_of(self, a: Weights, b: Weights) -> tuple[frozenset[Part], ...]:
+        """The product of weights: a layer of a learned constant, if of two modules.
+
+        Within a module it is a factor of the kernel (LoRA). A constant is a vector, or
+        alone in its module, or stands on the left.
+        """
+        if {self.unit(part) for part in a.parts} & {
+            self.unit(part) for part in b.parts
+        }:
+            return ()
+
+        def like_a_kernel(w: Weights) -> tuple[bool, bool]:
+            matrices = [part for part in w.parts if not self.is_vector(part)]
+            shared = any(len(self._owned[self.unit(p)[0]]) > 1 for p in matrices)
+            return bool(matrices), shared
+
+        constant, kernel = sorted([a, b], key=like_a_kernel)
+        return constant.parts, kernel.parts
 
     def finish(self, outputs: Iterable[Value]) -> None:
         """Parameters that are outputs themselves (a learned scale) come last."""
-        last = Activation(max(self._levels, default=-1), len(self._levels) - 1)
+        last = self.graph.last()
         for value in outputs:
             if isinstance(value, Activation) and value.waiting:
-                self.meet(Weights(value.waiting), INPUT, "output")
-            elif isinstance(value, Weights) and value.parts and self._levels:
-                self.meet(dataclasses.replace(value, applied=True), last, "output")
+                self.meet(Weights(value.waiting), value.node, "output")
+            elif isinstance(value, Weights) and value.parts and self._names:
+                own = dataclasses.replace(value, stages=(value.parts,))
+                self.meet(own, last, "output")
 
-    def to_layers(self) -> Layers:
-        self._demand_all_used()
+    def to_layers(self, unused: Mapping[str, str]) -> Layers:
+        self._join_unused(unused)
         members = {path: self._layers_of(path) for path in self._shapes}
         used = {i for at in members.values() for i in as_indices(at)}
-        order = sorted(used, key=lambda i: (self._levels[i], i))
+        levels, distances = self.graph.levels(), self.graph.distances()
+        order = sorted(used, key=lambda i: (levels[i], i))
         rank = {old: new for new, old in enumerate(order)}
         return Layers(
             names=tuple(self._names[i] for i in order),
-            level=np.array([self._levels[i] for i in order]),
+            level=np.array([levels[i] for i in order]),
             members={
                 path: rank[at] if isinstance(at, int) else tuple(rank[i] for i in at)
                 for path, at in members.items()
             },
+            distance=np.array([distances[i] for i in order]),
         )
 
     def knows(self, weights: Weights) -> bool:
@@ -90,30 +174,53 @@ class Found:
         shape = self._shapes[path] if row is None else self._shapes[path][1:]
         return sum(size > 1 for size in shape) <= 1
 
-    def _refuse_rescaled(
-        self, unit: Unit, parts: Sequence[Part], x: Activation
-    ) -> None:
+    def unit(self, part: Part) -> Unit:
+        path, row = part
+        return self._owner[path], row
+
+    def _is_scalar(self, part: Part) -> bool:
+        path, row = part
+        shape = self._shapes[path] if row is None else self._shapes[path][1:]
+        return shape in ((), (1,))
+
+    def _refuse_rescaled(self, unit: Unit, parts: Sequence[Part], x: int) -> None:
         """A kernel times what the same kernel made of an input has no level."""
-        ours = [path for path, _ in parts if self._owner[path] == unit[0]]
-        if self._placed.get(unit) == x.layer and any(self._layer[p] for p in ours):
+        known = [path for path, row in parts if (path, row) in self._node]
+        matrix = not all(map(self.is_vector, parts))
+        if matrix and known and self._placed[unit] == self.graph.lead_layer(x):
             raise ValueError(
-                f"trace_layers: {quoted(ours)} are rescaled by what an input makes of "
+                f"trace_layers: {quoted(known)} are rescaled by what an input makes of "
                 "them (as spectral norm does by its state). Close over that input "
                 "instead of passing it"
             )
 
-    def _demand_all_used(self) -> None:
-        unused = [
-            _part_name(path, row)
+    def _join_unused(self, unused: Mapping[str, str]) -> None:
+        """Parameters that the pass does not use join the layers that were named."""
+        rest = {
+            _part_name(path, row): (path, row)
             for path in self._shapes
             for row in self._rows(path)
             if not {row, None} & self._layer[path].keys()
-        ]
-        if unused:
+        }
+        for key, name in unused.items():
+            hits = [key] if key in rest else [n for n in rest if re.fullmatch(key, n)]
+            if not hits or name not in self._names:
+                what = f"no layer {name!r}" if hits else "no such parameter is unused"
+                raise ValueError(
+                    "trace_layers: unused: expected a path or pattern of parameters "
+                    "that the computation never uses, and the layer that they join; "
+                    f"got {key!r}: {name!r}, but there is {what}. Unused: "
+                    f"{quoted(rest)}; layers: {quoted(self._names, limit=32)}"
+                )
+            for hit in hits:
+                path, row = rest.pop(hit)
+                self._layer[path][row] = self._names.index(name)
+        if rest:
+            example = {next(iter(rest)): next(iter(self._names), "…")}
             raise ValueError(
                 "trace_layers: the computation on the input never uses "
-                f"{quoted(unused)}. Leave them out of the parameters, or make the "
-                "layers with `match_layers`"
+                f"{quoted(rest)}. Say which layer they join, as unused={example}; or "
+                "leave them out of the parameters"
             )
 
     def _layers_of(self, path: str) -> Member:
@@ -127,16 +234,12 @@ class Found:
             return list(range(self._shapes[path][0]))
         return [None]
 
-    def _unit(self, part: Part) -> Unit:
-        path, row = part
-        return self._owner[path], row
-
-    def _place(self, unit: Unit, level: int) -> None:
-        if unit not in self._placed:
-            name, row = unit
-            self._placed[unit] = len(self._names)
-            self._names.append(_part_name(name, row))
-            self._levels.append(level)
+    def _name_of(self, owner: str) -> str:
+        """The name of a module; of one with modules inside, that of its parameter."""
+        own = self._owned[owner]
+        if not self._norms_join or owner not in self._outer:
+            return owner
+        return min(own, key=lambda path: self.is_vector((path, None)))
 
     def _has_only_vectors(self, unit: Unit) -> bool:
         name, row = unit
@@ -153,6 +256,12 @@ def _owning_modules(paths: Iterable[str]) -> dict[str, str]:
     owners = {path: owner(path) for path in paths}
     alone = len(set(owners.values())) == 1
     return {path: path for path in owners} if alone else owners
+
+
+def _prefixes(path: str) -> list[str]:
+    """A path and all that contains it."""
+    keys = path.split("/")
+    return ["/".join(keys[:i]) for i in range(1, len(keys) + 1)]
 
 
 def _named(group: Callable[[str], Any], paths: Iterable[str]) -> dict[str, str]:

@@ -185,8 +185,10 @@ def test_scanned_transformer_has_the_layers_of_the_unrolled_one(remat):
 
 
 def test_scan_along_another_axis_is_an_error_that_names_the_parameters():
-    with pytest.raises(ValueError, match=r"blocks/attention.* axis 0"):
+    with pytest.raises(ValueError, match=r"blocks/attention.* axis 0") as error:
         trace_linen(Transformer(scan=True, axis=1), TOKENS)
+    assert "[:]" not in str(error.value), "match_layers would cut hidden units there"
+    assert "match_layers" not in str(error.value)
 
 
 def scan_forward(params, x, **kwargs):
@@ -423,7 +425,12 @@ def test_lora_shares_the_level_of_what_it_adapts(merged):
     }
     params = {"head": layer, "stem": layer}
     layers = optax_llr.trace_layers(forward, params, jnp.ones((1, 4)))
-    assert levels(layers) == {"stem": 0, "stem/lora": 0, "head": 1, "head/lora": 1}
+    assert levels(layers) == {
+        "stem/w": 0,
+        "stem/lora": 0,
+        "head/w": 1,
+        "head/lora": 1,
+    }
 
 
 def test_tied_weights_count_at_first_use():
@@ -527,17 +534,25 @@ def test_unused_parameters_are_named():
         optax_llr.trace_layers(forward, params, jnp.ones((1, 3)))
 
 
-def test_unknown_primitive_that_holds_a_jaxpr_is_named():
+def test_a_call_that_hides_what_it_does_combines_its_operands():
     opaque = Primitive("opaque_call")
-    opaque.def_abstract_eval(lambda x, w, jaxpr: x)
+    opaque.def_abstract_eval(lambda x, *weights, jaxpr: x)
+
+    def call(x, *weights):
+        inner = jax.make_jaxpr(lambda x, w, *_: x @ w)(x, *weights)
+        return opaque.bind(x, *weights, jaxpr=inner)
 
     def forward(params, x):
-        inner = jax.make_jaxpr(lambda x, w: x @ w)(x, params["a"]["w"])
-        return opaque.bind(x, params["a"]["w"], jaxpr=inner)
+        x = call(x, params["b"]["w"], params["b"]["bias"])
+        x = call(call(x, params["norm"]["scale"]), params["a"]["w"], params["c"]["w"])
+        return x @ params["head"]["w"]
 
-    params = {"a": {"w": jnp.ones((3, 3))}}
-    with pytest.raises(ValueError, match=r"'opaque_call'.*\['a/w'\]"):
-        optax_llr.trace_layers(forward, params, jnp.ones((1, 3)))
+    params = {name: {"w": jnp.ones((3, 3))} for name in ("a", "b", "c", "head")}
+    params["b"]["bias"] = jnp.ones(3)
+    params["norm"] = {"scale": jnp.ones(3)}
+    layers = optax_llr.trace_layers(forward, params, jnp.ones((1, 3)))
+    assert levels(layers) == {"b": 0, "a": 1, "c": 1, "head": 2}
+    assert layer_of(layers, "norm/scale") == "b"
 
 
 def test_data_that_is_closed_over_is_refused():
