@@ -47,10 +47,12 @@ class Found:
         if not weights.stages:
             return self._apply(weights, x, primitive)
         # Layers of a constant end beside what they meet first, as a learned query
-        # does beside the keys.
-        before: list[int] = []
+        # does beside the keys. The path there may be shorter than theirs.
         beside = self.graph.beside(x, len(weights.stages))
-        for parts, reads in zip(weights.stages, beside, strict=True):
+        early = len(weights.stages) - len(beside) + 1
+        first = frozenset[Part]().union(*weights.stages[:early])
+        before: list[int] = []
+        for parts, reads in zip((first, *weights.stages[early:]), beside, strict=True):
             before = [self._apply(Weights(parts), x, primitive, (*reads, *before))]
         return self.graph.join([x, *before, *(self._node[p] for p in weights.parts)])
 
@@ -68,15 +70,19 @@ class Found:
         joining = [u for u in units if self._norms_join and self._has_only_vectors(u)]
         proper = [u for u in units if u not in joining]
         for unit in proper:
-            if beside is None and weights.full and primitive in ("mul", "div"):
-                self._refuse_rescaled(unit, units[unit], x)
+            if beside is None and primitive in ("mul", "div"):
+                full = weights.full.intersection(units[unit])
+                self._refuse_rescaled(unit, full, x)
             self._place(unit, units[unit], x, primitive, beside)
         lead = self.graph.lead_layer(x)
         feeding = primitive in ELEMENTWISE or primitive == OPAQUE
         for unit in joining:
-            if unit in self._placed or proper:  # the scale of a normalised weight, say
-                self._join(unit, units[unit], self._placed[(proper or [unit])[0]], x)
-            elif feeding and lead is not None and beside is None:
+            if proper:  # the scale of a normalised weight, say
+                at = x if beside is None else self._node[units[proper[0]][0]]
+                self._join(unit, units[unit], self._placed[proper[0]], at)
+            elif beside is None and unit in self._placed:
+                self._join(unit, units[unit], self._placed[unit], x)
+            elif beside is None and feeding and lead is not None:
                 self._join(unit, units[unit], lead, x)
             else:
                 self._place(unit, units[unit], x, primitive, beside)
@@ -183,11 +189,11 @@ class Found:
         shape = self._shapes[path] if row is None else self._shapes[path][1:]
         return shape in ((), (1,))
 
-    def _refuse_rescaled(self, unit: Unit, parts: Sequence[Part], x: int) -> None:
+    def _refuse_rescaled(self, unit: Unit, full: Iterable[Part], x: int) -> None:
         """A kernel times what the same kernel made of an input has no level."""
-        known = [path for path, row in parts if (path, row) in self._node]
-        matrix = not all(map(self.is_vector, parts))
-        if matrix and known and self._placed[unit] == self.graph.lead_layer(x):
+        kernels = [p for p in full if p in self._node and not self.is_vector(p)]
+        known = sorted(path for path, _ in kernels)
+        if known and self._placed[unit] == self.graph.lead_layer(x):
             raise ValueError(
                 f"trace_layers: {quoted(known)} are rescaled by what an input makes of "
                 "them (as spectral norm does by its state). Close over that input "

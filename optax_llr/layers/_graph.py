@@ -67,18 +67,16 @@ class Graph:
     def beside(self, node: int, length: int = 1) -> list[tuple[int, ...]]:
         """What each of the last layers on the path to a node reads, the last one last.
 
-        Who reads the same stands beside it.
+        Who reads the same stands beside it. The path may be shorter than `length`.
         """
-        reads: list[tuple[int, ...]] = []
-        for _ in range(length):
-            lead = self._lead[node]
-            reads.append(self.reads[lead])
-            node = max(
-                self.reads[lead],
-                key=lambda i: (self._front[i].level, self._lead[i]),
-                default=INPUT,
-            )
-        return reads[::-1]
+        leads = [self._lead[node]]
+        while len(leads) < length:
+            before = [self._lead[i] for i in self.reads[leads[-1]]] or [INPUT]
+            leads.append(max(before, key=lambda i: (self._front[i].level, i)))
+            if leads[-1] == INPUT:
+                leads.pop()
+                break
+        return [self.reads[lead] for lead in reversed(leads)]
 
     def levels(self) -> dict[int, int]:
         """For each layer how many lie on the longest path from the input to it."""

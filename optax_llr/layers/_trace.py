@@ -114,13 +114,15 @@ def trace_layers(
             "params, x)"
         ) from error
     found = Found(shapes, group)
-    values: list[Value] = [
-        Weights(frozenset([(path, None)]), rows=np.arange(shape[0]) if shape else None)
-        for path, shape in shapes.items()
-    ]
+    values: list[Value] = [_parameter(path, shape) for path, shape in shapes.items()]
     outputs = Walk(found).closed(closed, values + [INPUT] * len(of_inputs))
     found.finish(outputs)
     return found.to_layers(unused or {})
+
+
+def _parameter(path: str, shape: tuple[int, ...]) -> Weights:
+    part = frozenset([(path, None)])
+    return Weights(part, rows=np.arange(shape[0]) if shape else None, full=part)
 
 
 def _is_array(leaf: Any) -> bool:

@@ -26,8 +26,8 @@ class Weights:
     # Where it is the output of layers for a constant input (an RNN's zeros, a learned
     # query): what they apply, layer by layer.
     stages: tuple[frozenset[Part], ...] = ()
-    # Whether it is as large as the parameter, neither a statistic nor a slice of it.
-    full: bool = True
+    # Of which it is more than a statistic or a slice.
+    full: frozenset[Part] = frozenset()
 
 
 class Activation(NamedTuple):
@@ -72,7 +72,11 @@ def row_of(value: Value, i: int) -> Value:
 
     stages = tuple(map(sliced, value.stages))
     return dataclasses.replace(
-        value, parts=sliced(value.parts), stages=stages, rows=None
+        value,
+        parts=sliced(value.parts),
+        rows=None,
+        stages=stages,
+        full=sliced(value.full),
     )
 
 

@@ -87,16 +87,17 @@ class Walk:
             return self._meeting(name, args)
         if not weights:
             return CONSTANT
-        sizes = [
-            math.prod(shape_of(atom))
+        size = math.prod(shape_of(eqn.outvars[0]))
+        full = [
+            v.full
             for atom, v in zip(eqn.invars, args, strict=True)
-            if isinstance(v, Weights) and v.full and v.parts
+            if isinstance(v, Weights) and size >= math.prod(shape_of(atom))
         ]
         return Weights(
             parts=all_parts(weights),
             rows=rows_after(eqn, args),
             stages=self._stages(name, args, weights),
-            full=math.prod(shape_of(eqn.outvars[0])) >= max(sizes, default=math.inf),
+            full=frozenset[Part]().union(*full),
         )
 
     def _stages(
@@ -235,7 +236,7 @@ class Walk:
             parts=all_parts(weights),
             rows=common_rows(weights),
             stages=_with_last(stages, all_parts(weights) - known) if stages else (),
-            full=any(w.full for w in weights if w.parts),
+            full=frozenset[Part]().union(*(w.full for w in weights)),
         )
 
 
