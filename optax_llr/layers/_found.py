@@ -22,9 +22,9 @@ class Found:
         self, shapes: Mapping[str, tuple[int, ...]], group: Callable[[str], str] | None
     ):
         self._shapes = shapes
-        self._owner = (
-            _owning_modules(shapes) if group is None else _named(group, shapes)
-        )
+        self._module = _owning_modules(shapes)
+        self._size = collections.Counter(self._module.values())
+        self._owner = self._module if group is None else _named(group, shapes)
         self._owned = collections.defaultdict[str, list[str]](list)
         for path, owner in self._owner.items():
             self._owned[owner].append(path)
@@ -101,18 +101,17 @@ class Found:
         new = [part for part in parts if part not in self._node]
         if not new:
             return
-        if unit not in self._placed:
+        known = unit in self._placed
+        if not known:
             self._placed[unit] = len(self._names)
             self._names.append(_part_name(self._name_of(unit[0]), unit[1]))
         layer, at = self._placed[unit], self.graph.front(x)
-        if beside is None and layer in at.layers and all(map(self.is_vector, new)):
+        behind = layer in at.layers or (self._norms_join and known)
+        if beside is None and behind and all(map(self.is_vector, new)):
             self._join(unit, new, layer, x)  # a bias behind its own kernel
             return
-        if (
-            beside is None
-            and primitive in ADDITIVE
-            and not self._has_only_vectors(unit)
-        ):
+        parallel = primitive in ADDITIVE and not self._has_only_vectors(unit)
+        if beside is None and parallel:
             [beside] = self.graph.beside(x)
         scalar = all(self._is_scalar((path, unit[1])) for path in self._owned[unit[0]])
         node = self.graph.add((x,) if beside is None else beside, layer, scalar)
@@ -132,15 +131,13 @@ class Found:
         Within a module it is a factor of the kernel (LoRA). A constant is a vector, or
         alone in its module, or stands on the left.
         """
-        if {self.unit(part) for part in a.parts} & {
-            self.unit(part) for part in b.parts
-        }:
+        of_a, of_b = ({self._module[path] for path, _ in w.parts} for w in (a, b))
+        if of_a & of_b:
             return ()
 
         def like_a_kernel(w: Weights) -> tuple[bool, bool]:
-            matrices = [part for part in w.parts if not self.is_vector(part)]
-            shared = any(len(self._owned[self.unit(p)[0]]) > 1 for p in matrices)
-            return bool(matrices), shared
+            matrices = [self._module[p[0]] for p in w.parts if not self.is_vector(p)]
+            return bool(matrices), any(self._size[module] > 1 for module in matrices)
 
         constant, kernel = sorted([a, b], key=like_a_kernel)
         return constant.parts, kernel.parts
