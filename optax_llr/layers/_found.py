@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -21,7 +22,7 @@ class Found:
     def __init__(
         self, shapes: Mapping[str, tuple[int, ...]], group: Callable[[str], str] | None
     ):
-        self._shapes = shapes
+        self.shapes = shapes
         self._module = _owning_modules(shapes)
         self._size = collections.Counter(self._module.values())
         self._owner = self._module if group is None else _named(group, shapes)
@@ -34,7 +35,9 @@ class Found:
         self._norms_join = group is None
         self.graph = Graph()
         self._names: list[str] = []
-        self._placed: dict[Unit, int] = {}  # its layer
+        self._placed: dict[str, int] = {}  # the layer of a unit, by its name
+        self._home: list[tuple[int, Part]] = []  # where each layer stands, and by what
+        self.stacks: list[set[str]] = []  # of paths that a scan slices together
         # For each parameter, the layer of each slice met; of the whole under None.
         self._layer = collections.defaultdict[str, dict[int | None, int]](dict)
         self._node: dict[Part, int] = {}  # where each was first met
@@ -79,9 +82,9 @@ class Found:
         for unit in joining:
             if proper:  # the scale of a normalised weight, say
                 at = x if beside is None else self._node[units[proper[0]][0]]
-                self._join(unit, units[unit], self._placed[proper[0]], at)
-            elif beside is None and unit in self._placed:
-                self._join(unit, units[unit], self._placed[unit], x)
+                self._join(unit, units[unit], self._placed[part_name(*proper[0])], at)
+            elif beside is None and part_name(*unit) in self._placed:
+                self._join(unit, units[unit], self._placed[part_name(*unit)], x)
             elif beside is None and feeding and lead is not None:
                 self._join(unit, units[unit], lead, x)
             else:
@@ -101,11 +104,13 @@ class Found:
         new = [part for part in parts if part not in self._node]
         if not new:
             return
-        known = unit in self._placed
+        name, at = part_name(*unit), self.graph.front(x)
+        known = name in self._placed
         if not known:
-            self._placed[unit] = len(self._names)
-            self._names.append(_part_name(self._name_of(unit[0]), unit[1]))
-        layer, at = self._placed[unit], self.graph.front(x)
+            self._placed[name] = len(self._names)
+            self._names.append(part_name(self._name_of(unit[0]), unit[1]))
+            self._home.append((-1, new[0]))
+        layer = self._placed[name]
         behind = layer in at.layers or (self._norms_join and known)
         if beside is None and behind and all(map(self.is_vector, new)):
             self._join(unit, new, layer, x)  # a bias behind its own kernel
@@ -115,10 +120,15 @@ class Found:
             [beside] = self.graph.beside(x)
         scalar = all(self._is_scalar((path, unit[1])) for path in self._owned[unit[0]])
         node = self.graph.add((x,) if beside is None else beside, layer, scalar)
+        if (
+            self.graph.front(node).level
+            >= self.graph.front(max(self._home[layer][0], 0)).level
+        ):
+            self._home[layer] = node, new[0]
         self._meet_first(new, layer, node)
 
     def _join(self, unit: Unit, parts: Sequence[Part], layer: int, x: int) -> None:
-        self._meet_first(parts, self._placed.setdefault(unit, layer), x)
+        self._meet_first(parts, self._placed.setdefault(part_name(*unit), layer), x)
 
     def _meet_first(self, parts: Sequence[Part], layer: int, node: int) -> None:
         for path, row in parts:
@@ -154,7 +164,7 @@ class Found:
 
     def to_layers(self, unused: Mapping[str, str]) -> Layers:
         self._join_unused(unused)
-        members = {path: self._layers_of(path) for path in self._shapes}
+        members = {path: self._layers_of(path) for path in self.shapes}
         used = {i for at in members.values() for i in as_indices(at)}
         levels, distances = self.graph.levels(), self.graph.distances()
         order = sorted(used, key=lambda i: (levels[i], i))
@@ -169,12 +179,88 @@ class Found:
             distance=np.array([distances[i] for i in order]),
         )
 
+    # For `_blocks`.
+
+    def stack(self, weights: Iterable[Weights]) -> None:
+        """A scan slices these together."""
+        paths = {path for w in weights for path, _ in w.parts}
+        apart = [stack for stack in self.stacks if not stack & paths]
+        self.stacks = [*apart, paths.union(*(s for s in self.stacks if s & paths))]
+
+    def knows_path(self, path: str) -> bool:
+        return bool(self._layer[path])
+
+    def home_of(self, path: str) -> tuple[int, Part]:
+        """Where the layer of a parameter stands, and by which parameter."""
+        return self._home[max(self._layer[path].values())]
+
+    def level_of(self, path: str) -> int:
+        """The last level at which a matrix is applied; -1 for vectors."""
+        nodes = self._applying([path])
+        return max((self.graph.front(node).level for node in nodes), default=-1)
+
+    def read_by(self, paths: Iterable[str]) -> set[int]:
+        """What the layers of matrices read."""
+        return {i for node in self._applying(paths) for i in self.graph.reads[node]}
+
+    def added_to(self, paths: Iterable[str]) -> set[int]:
+        """What the outputs of matrices are joined with."""
+        own = self._applying(paths)
+        readers = {reader for node in own for reader in self._readers[node]}
+        return {i for reader in readers for i in self.graph.reads[reader]} - own
+
+    def reach(self, names: Mapping[str, str]) -> tuple[list[int], list[int]]:
+        """For each node the blocks before it and behind it, as bits."""
+        reads, number = self.graph.reads, collections.defaultdict[str, int](int)
+        bits = [0] * len(reads)
+        for path, name in names.items():
+            bit = 1 << number.setdefault(name, len(number))
+            for node in self._applying([path]):
+                bits[node] |= bit
+        before, behind = [0] * len(reads), [0] * len(reads)
+        for node in range(len(reads)):
+            for i in reads[node]:
+                before[node] |= before[i] | bits[i]
+        for node in range(len(reads))[::-1]:
+            for i in reads[node]:
+                behind[i] |= behind[node] | bits[node]
+        return before, behind
+
+    def name_together(self, paths: Iterable[str]) -> str:
+        """A name for parameters: the modules that hold these and no others."""
+        own = collections.Counter(at for path in paths for at in _prefixes(path))
+        every = collections.Counter(
+            at for path in self.shapes for at in _prefixes(path)
+        )
+        modules = dict.fromkeys(
+            next(at for at in _prefixes(path) if own[at] == every[at]) for path in paths
+        )
+        first, rest = list(modules)[:3], list(modules)[3:]
+        return "+".join([*first, "…"] if rest else first)
+
+    def _applying(self, paths: Iterable[str]) -> set[int]:
+        return {
+            self._node[path, row]
+            for path in paths
+            for row in self._layer[path]
+            if not self.is_vector((path, row))
+        }
+
+    @functools.cached_property
+    def _readers(self) -> list[list[int]]:
+        readers: list[list[int]] = [[] for _ in self.graph.reads]
+        for node, reads in enumerate(self.graph.reads):
+            if len(reads) > 1:
+                for i in reads:
+                    readers[i].append(node)
+        return readers
+
     def knows(self, weights: Weights) -> bool:
         return all(self._layer[path] for path, _ in weights.parts)
 
     def is_vector(self, part: Part) -> bool:
         path, row = part
-        shape = self._shapes[path] if row is None else self._shapes[path][1:]
+        shape = self.shapes[path] if row is None else self.shapes[path][1:]
         return sum(size > 1 for size in shape) <= 1
 
     def unit(self, part: Part) -> Unit:
@@ -183,14 +269,14 @@ class Found:
 
     def _is_scalar(self, part: Part) -> bool:
         path, row = part
-        shape = self._shapes[path] if row is None else self._shapes[path][1:]
+        shape = self.shapes[path] if row is None else self.shapes[path][1:]
         return shape in ((), (1,))
 
     def _refuse_rescaled(self, unit: Unit, full: Iterable[Part], x: int) -> None:
         """A kernel times what the same kernel made of an input has no level."""
         kernels = [p for p in full if p in self._node and not self.is_vector(p)]
         known = sorted(path for path, _ in kernels)
-        if known and self._placed[unit] == self.graph.lead_layer(x):
+        if known and self._placed[part_name(*unit)] == self.graph.lead_layer(x):
             raise ValueError(
                 f"trace_layers: {quoted(known)} are rescaled by what an input makes of "
                 "them (as spectral norm does by its state). Close over that input "
@@ -200,8 +286,8 @@ class Found:
     def _join_unused(self, unused: Mapping[str, str]) -> None:
         """Parameters that the pass does not use join the layers that were named."""
         rest = {
-            _part_name(path, row): (path, row)
-            for path in self._shapes
+            part_name(path, row): (path, row)
+            for path in self.shapes
             for row in self._rows(path)
             if not {row, None} & self._layer[path].keys()
         }
@@ -234,7 +320,7 @@ class Found:
     def _rows(self, path: str) -> list[int | None]:
         """The slices of a parameter that some scan has taken; a whole has row None."""
         if any(row is not None for row in self._layer[path]):
-            return list(range(self._shapes[path][0]))
+            return list(range(self.shapes[path][0]))
         return [None]
 
     def _name_of(self, owner: str) -> str:
@@ -278,5 +364,5 @@ def _named(group: Callable[[str], Any], paths: Iterable[str]) -> dict[str, str]:
     return names
 
 
-def _part_name(name: str, row: int | None) -> str:
+def part_name(name: str, row: int | None) -> str:
     return name if row is None else f"{name}[{row}]"

@@ -6,11 +6,13 @@ layers lie behind it. Where the two meet, a layer is found.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
+from jax.extend.core import ClosedJaxpr
 
+from ._blocks import block_names
 from ._found import Found
 from ._layers import Layers
 from ._paths import PyTree, leaves_by_path
@@ -22,7 +24,7 @@ def trace_layers(
     fn: Callable[..., Any],
     params: PyTree,
     *args: Any,
-    group: Callable[[str], str] | None = None,
+    group: Callable[[str], str] | Literal["block"] | None = None,
     unused: Mapping[str, str] | None = None,
     **kwargs: Any,
 ) -> Layers:
@@ -54,7 +56,8 @@ def trace_layers(
         *args: inputs. Whatever has a shape and a dtype counts as input, also random
             keys and batch statistics; everything else (flags, sizes) is static.
             State that only serves to rescale weights is closed over instead.
-        group: from a parameter's path to the name of its layer. Given, it decides
+        group: `"block"` for one layer a repeated block (see below), or a function from
+            a parameter's path to the name of its layer. Given, it decides
             alone: norms join no other layer; only the slices of a scanned parameter
             stay apart. One layer a module, norms too, is
             `group=lambda path: path.rpartition("/")[0]`.
@@ -113,11 +116,25 @@ def trace_layers(
             "params, x: jax.vmap(forward, (None, 0), axis_name=…)(params, x[None]), "
             "params, x)"
         ) from error
+    if isinstance(group, str):
+        if group != "block":
+            raise ValueError(
+                f"trace_layers: group: expected 'block' or a function, got {group!r}"
+            )
+        group = block_names(_walked(closed, shapes, None))
+    return _walked(closed, shapes, group).to_layers(unused or {})
+
+
+def _walked(
+    closed: ClosedJaxpr,
+    shapes: Mapping[str, tuple[int, ...]],
+    group: Callable[[str], str] | None,
+) -> Found:
     found = Found(shapes, group)
     values: list[Value] = [_parameter(path, shape) for path, shape in shapes.items()]
-    outputs = Walk(found).closed(closed, values + [INPUT] * len(of_inputs))
-    found.finish(outputs)
-    return found.to_layers(unused or {})
+    values += [INPUT] * (len(closed.jaxpr.invars) - len(values))
+    found.finish(Walk(found).closed(closed, values))
+    return found
 
 
 def _parameter(path: str, shape: tuple[int, ...]) -> Weights:

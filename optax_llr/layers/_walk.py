@@ -163,6 +163,7 @@ class Walk:
                 "`nn.scan` with `variable_axes={'params': 1}`, and only slices of axis "
                 "0 can be layers. Stack them along axis 0"
             )
+        self._found.stack(stacked)
         all_ys: list[Sequence[Value]] = []
         for i in range(length)[:: -1 if eqn.params["reverse"] else 1]:
             outputs = self.closed(body, consts + carry + [row_of(x, i) for x in xs])
