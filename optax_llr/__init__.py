@@ -6,6 +6,7 @@
 # Layers: which parameters share a multiplier.
 from .layers import trace_layers as trace_layers
 from .layers import match_layers as match_layers
+from .layers import label_layers as label_layers
 from .layers import Layers as Layers
 
 # Multipliers known beforehand: arrays (L,), and schedules count -> (L,).

@@ -163,19 +163,21 @@ def per_layer_schedule(
 
 
 def layer_decay(layers: Layers, rate: Number) -> np.ndarray | jax.Array:
-    """Multipliers that shrink by one factor for each level below the last.
+    """Multipliers that shrink by one factor for each layer nearer to the input.
 
     .. math::
-        m_l = d^{N - l}
+        m_l = d^{k_l}
 
-    where N is the last level. ULMFiT's discriminative fine-tuning is d = 1/2.6.
+    where :math:`k_l` is the layer's distance to the output: 0 for each head, also the
+    head of a shallow tower beside a deep one. ULMFiT's discriminative fine-tuning is
+    d = 1/2.6.
 
     Args:
         layers: the L layers.
         rate: d, above 0; below 1 it slows the early layers.
 
     Returns:
-        Array (L,); exactly 1 on the last level.
+        Array (L,); exactly 1 where no layer lies between this one and the output.
 
     Raises:
         ValueError: if the rate is not a finite number above 0, or a power of it is too
@@ -196,7 +198,7 @@ def layer_decay(layers: Layers, rate: Number) -> np.ndarray | jax.Array:
     check_arguments("layer_decay", layers, rate=rate)
     require(rate > 0, f"layer_decay: rate: expected a number above 0, got {rate!r}")
     with np.errstate(over="ignore"):
-        multipliers = _float(rate) ** _levels_below_last(layers).astype(float)
+        multipliers = _float(rate) ** layers.distance.astype(float)
     require(
         finite(multipliers).all(),
         f"layer_decay: rate: expected one of which all powers are finite "

@@ -8,7 +8,7 @@ import json
 import reprlib
 import types
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +17,7 @@ from .._checks import check_numbers
 from ._paths import PyTree, leaves_by_path, quoted
 
 Member = int | tuple[int, ...]
+_FROM_LEVEL = cast(np.ndarray, None)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -30,6 +31,10 @@ class Layers:
         names: the L layers' names, in forward order.
         level: int array (L,); how many layers lie between the input and this one on
             the longest path. Parallel branches share a level. The first is 0.
+        distance: int array (L,); how many layers lie between this one and an output
+            on the longest path. A layer that only outputs read has 0, in a shallow
+            tower and a deep one alike. By default, and where the layers come from
+            rules or labels, their place from the end: `level.max() - level`.
         members: for each parameter's path the index of its layer; for a stacked
             parameter a tuple of indices, one for each slice of axis 0.
 
@@ -49,10 +54,10 @@ class Layers:
     names: tuple[str, ...]
     level: np.ndarray
     members: Mapping[str, Member]
+    distance: np.ndarray = _FROM_LEVEL
 
     def __post_init__(self):
         names = tuple(self.names)
-        level = np.array(self.level)
         if {type(name) for name in names} - {str}:
             raise ValueError(f"Layers: names must be strings, got {names}")
         members = {
@@ -62,12 +67,13 @@ class Layers:
         repeated = [n for n, times in collections.Counter(names).items() if times > 1]
         if repeated:
             raise ValueError(f"Layers: names must differ; these repeat: {repeated}")
-        whole = level.dtype.kind in "iu" or not level.size
-        if level.shape != (len(names),) or not whole or (level < 0).any():
-            raise ValueError(
-                f"Layers: expected an int level ≥ 0 for each of {len(names)} layers, "
-                f"got {level.tolist()}"
-            )
+        level = _int_per_layer("level", self.level, len(names))
+        given = (
+            level.max(initial=0) - level
+            if self.distance is _FROM_LEVEL
+            else self.distance
+        )
+        distance = _int_per_layer("distance", given, len(names))
         used = {i for m in members.values() for i in as_indices(m)}
         if used != set(range(len(names))):
             empty = [names[i] for i in range(len(names)) if i not in used]
@@ -76,9 +82,9 @@ class Layers:
                 f"Layers: layers without a parameter: {quoted(empty)}; "
                 f"indices that are no layer: {outside[:8]}"
             )
-        level.flags.writeable = False
         object.__setattr__(self, "names", names)
         object.__setattr__(self, "level", level)
+        object.__setattr__(self, "distance", distance)
         object.__setattr__(self, "members", types.MappingProxyType(members))
 
     @property
@@ -94,7 +100,8 @@ class Layers:
 
     @functools.cached_property
     def _key(self) -> tuple[Any, ...]:
-        return self.names, tuple(self.level.tolist()), tuple(self.members.items())
+        numbers = tuple(self.level.tolist()), tuple(self.distance.tolist())
+        return self.names, *numbers, tuple(self.members.items())
 
     def __len__(self) -> int:
         return len(self.names)
@@ -106,7 +113,7 @@ class Layers:
         return hash(self._key)
 
     def __reduce__(self):
-        return Layers, (self.names, self.level, dict(self.members))
+        return Layers, (self.names, self.level, dict(self.members), self.distance)
 
     def __repr__(self) -> str:
         width = max(map(len, self.names), default=0)
@@ -125,6 +132,18 @@ class Layers:
         ]
         head = f"Layers({len(self)}, {self.fingerprint}: level, name, parameters"
         return "\n".join([head, *rows, ")"])
+
+
+def _int_per_layer(name: str, values: Any, length: int) -> np.ndarray:
+    numbers = np.array(values)
+    whole = numbers.dtype.kind in "iu" or not numbers.size
+    if numbers.shape != (length,) or not whole or (numbers < 0).any():
+        raise ValueError(
+            f"Layers: expected an int {name} ≥ 0 for each of {length} layers, "
+            f"got {numbers.tolist()}"
+        )
+    numbers.flags.writeable = False
+    return numbers
 
 
 def as_indices(member: Member) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
 """match_layers: layers by ordered rules over the paths of parameters."""
 
+import collections
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -39,13 +40,18 @@ def match_layers(params: PyTree, rules: Sequence[tuple[str, str]]) -> Layers:
     """
     shapes = {path: np.shape(leaf) for path, leaf in leaves_by_path(params).items()}
     rules = list(rules)
+    patterns = [_compiled(rule) for rule in rules]
+    by_prefix = collections.defaultdict[str, list[int]](list)
+    for i, pattern in enumerate(patterns):
+        by_prefix[_literal_prefix(pattern)].append(i)
     names: dict[str, str] = {}
     rank: dict[str, int] = {}
     hits: set[int] = set()
     for path in shapes:
-        for i, (pattern, template) in enumerate(rules):
-            if (name := _named_by(pattern, template, path)) is not None:
-                names[path] = name
+        starts = (path[:end] for end in range(len(path) + 1))
+        for i in sorted(i for start in starts for i in by_prefix.get(start, ())):
+            if match := patterns[i].fullmatch(path):
+                name = names[path] = _expanded(rules[i], match)
                 rank[name] = min(i, rank.get(name, i))
                 hits.add(i)
                 break
@@ -69,25 +75,43 @@ def match_layers(params: PyTree, rules: Sequence[tuple[str, str]]) -> Layers:
     )
 
 
-def _named_by(pattern: str, template: str, path: str) -> str | None:
+def _compiled(rule: tuple[str, str]) -> re.Pattern[str]:
     try:
-        match = re.fullmatch(pattern, path)
-        return match and match.expand(template)
-    except (re.error, IndexError) as error:
-        raise ValueError(
-            f"match_layers: the rule {(pattern, template)} is no pattern with a name "
-            f"({error})"
-        ) from error
+        pattern, _ = rule
+        return re.compile(pattern)
+    except (re.error, TypeError, ValueError) as error:
+        raise _no_rule(rule, error) from error
+
+
+def _expanded(rule: tuple[str, str], match: re.Match[str]) -> str:
+    try:
+        return match.expand(rule[1])
+    except (re.error, IndexError, TypeError, AttributeError) as error:
+        raise _no_rule(rule, error) from error
+
+
+def _no_rule(rule: object, error: Exception) -> ValueError:
+    return ValueError(
+        f"match_layers: the rule {rule!r} is no pattern with a name ({error})"
+    )
+
+
+def _literal_prefix(pattern: re.Pattern[str]) -> str:
+    """What every path of a pattern begins with: with it many rules are tried fast."""
+    if pattern.flags & (re.IGNORECASE | re.VERBOSE) or "|" in pattern.pattern:
+        return ""
+    [prefix] = re.findall(r"^[\w/]*(?![?*{])", pattern.pattern, re.ASCII)
+    return prefix
 
 
 def _demand_cover(
     rules: Sequence[tuple[str, str]],
-    hits: Iterable[int],
+    hits: set[int],
     paths: Iterable[str],
     covered: Iterable[str],
 ) -> None:
     uncovered = sorted(set(paths) - set(covered))
-    idle = [rule for i, rule in enumerate(rules) if i not in set(hits)]
+    idle = [rule for i, rule in enumerate(rules) if i not in hits]
     if uncovered or idle:
         raise ValueError(
             "match_layers: every parameter needs a rule, every rule a parameter. "

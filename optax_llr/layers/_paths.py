@@ -2,8 +2,9 @@
 
 import collections
 import difflib
+import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from jax.tree_util import DictKey, GetAttrKey, keystr, tree_leaves_with_path
@@ -12,11 +13,7 @@ PyTree = Any
 
 
 def path_of(keys: Iterable[Any]) -> str:
-    """The path of a leaf as text, the same boxed and unboxed.
-
-    `nnx.State` and `linen.Partitioned` box each array in a node with one attribute,
-    `value`; `nnx.Optimizer` hands over boxed parameters but bare gradients.
-    """
+    """The path of a leaf from its keys alone, which do not tell boxes for sure."""
     match tuple(keys):
         case (*inner, DictKey() as last, GetAttrKey(name="value")):
             return keystr((*inner, last), simple=True, separator="/")
@@ -25,14 +22,43 @@ def path_of(keys: Iterable[Any]) -> str:
 
 
 def leaves_by_path(tree: PyTree) -> dict[str, Any]:
-    """The leaves of a tree by their paths, in the tree's own order."""
-    leaves = [(path_of(keys), leaf) for keys, leaf in tree_leaves_with_path(tree)]
+    """The leaves of a tree by their paths, the same boxed and unboxed, in its order.
+
+    `nnx.State` and `linen.Partitioned` box each array in a node with one attribute,
+    `value`; `nnx.Optimizer` hands over boxed parameters but bare gradients.
+    """
+    leaves = [
+        (keystr(keys, simple=True, separator="/"), leaf)
+        for keys, leaf in _unboxed_leaves(tree)
+    ]
     by_path = dict(leaves)
     if len(by_path) < len(leaves):
         counts = collections.Counter(path for path, _ in leaves)
         clash = [path for path, times in counts.items() if times > 1]
         raise ValueError(f"two parameters have the same path: {quoted(clash)}")
     return by_path
+
+
+def _unboxed_leaves(tree: PyTree, boxed: bool = False) -> Iterator[tuple[Any, Any]]:
+    def is_box(node: Any) -> bool:
+        return _is_box_type(type(node)) and not (boxed and node is tree)
+
+    for keys, node in tree_leaves_with_path(tree, is_leaf=is_box):
+        if not is_box(node):
+            yield keys, node
+            continue
+        for inner, leaf in _unboxed_leaves(node, boxed=True):
+            yield (*keys, *inner[1:]), leaf
+
+
+@functools.cache
+def _is_box_type(kind: type) -> bool:
+    """Whether a type boxes an array for Flax, which is not imported for this."""
+    return any(
+        base.__module__.split(".")[0] == "flax"
+        and base.__name__ in ("Variable", "VariableState", "AxisMetadata")
+        for base in kind.__mro__
+    )
 
 
 def natural_key(text: str) -> list[tuple[int, str]]:

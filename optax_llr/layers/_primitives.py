@@ -17,12 +17,8 @@ CALLS = {
 }
 
 
-# Primitives whose jaxprs say how operands are combined, and bring in no others.
-COMBINERS = {
-    *("reduce", "reduce_window", "select_and_scatter", "custom_linear_solve"),
-    *("scatter", "scatter-add", "scatter-sub", "scatter-mul"),
-    *("scatter-min", "scatter-max"),
-}
+# A call that cannot be looked into.
+OPAQUE = "opaque"
 
 
 # Operands stand side by side here: what they add to each other is parallel.

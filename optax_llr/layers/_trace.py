@@ -5,12 +5,14 @@ parameters alone, or an `Activation`, which depends on the input and knows how m
 layers lie behind it. Where the two meet, a layer is found.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import jax
 import numpy as np
+from jax.extend.core import ClosedJaxpr
 
+from ._blocks import block_names
 from ._found import Found
 from ._layers import Layers
 from ._paths import PyTree, leaves_by_path
@@ -22,7 +24,8 @@ def trace_layers(
     fn: Callable[..., Any],
     params: PyTree,
     *args: Any,
-    group: Callable[[str], str] | None = None,
+    group: Callable[[str], str] | Literal["block"] | None = None,
+    unused: Mapping[str, str] | None = None,
     **kwargs: Any,
 ) -> Layers:
     """Finds the layers of a model, in forward order, from its own computation.
@@ -32,11 +35,19 @@ def trace_layers(
     joins the layer that feeds it. Names and their order play no part.
 
     The level of a layer is the number of layers on the longest path from the input to
-    it. What runs side by side (a projection shortcut; queries, keys and values; token
-    and position embeddings) shares a level; tied weights count at their first use.
+    it, its distance the number on the longest path from it to an output. What runs side
+    by side (a projection shortcut; queries, keys and values; token and position
+    embeddings; a learned query beside the keys that it meets) shares a level. A layer
+    with parts at several depths stands where its deepest part stands; tied weights
+    count at their first use. A layer of nothing but scalars (a temperature behind two
+    towers) is no step of a path. Trace the *whole* model also where only a part of it
+    is trained: what is left out shifts the levels of the rest.
+
     Parameters that `jax.lax.scan` slices along axis 0 become one layer a slice,
     `name[0]`, `name[1]`, …; in a scan over time, whose inputs are activations, they
-    stay one. A stacked parameter that is not scanned is one layer.
+    stay one. A stacked parameter that is not scanned is one layer. A module that holds
+    modules as well as parameters of its own gives these a layer, under the path of the
+    first that is no vector.
 
     Args:
         fn: a forward pass or a loss, called as `fn(params, *args, **kwargs)`.
@@ -45,20 +56,24 @@ def trace_layers(
         *args: inputs. Whatever has a shape and a dtype counts as input, also random
             keys and batch statistics; everything else (flags, sizes) is static.
             State that only serves to rescale weights is closed over instead.
-        group: from a parameter's path to the name of its layer. Given, it decides
+        group: `"block"` for one layer a repeated block (see below), or a function from
+            a parameter's path to the name of its layer. Given, it decides
             alone: norms join no other layer; only the slices of a scanned parameter
             stay apart. One layer a module, norms too, is
             `group=lambda path: path.rpartition("/")[0]`.
+        unused: where parameters belong that this pass does not use and that the model
+            keeps (a mask token, a pooler): from a path, or a pattern for all of it
+            (`re.fullmatch`), to the name of the layer that they join.
         **kwargs: more inputs, by name.
 
     Returns:
         The `Layers`, ordered by level and then by first use.
 
     Raises:
-        ValueError: naming the parameters, if some are never used, are scanned along
-            another axis than 0, or enter a primitive that holds a jaxpr unknown here;
-            if there is no input, or `group` gives no name. `match_layers` serves
-            models that cannot be traced.
+        ValueError: naming the parameters, if some are never used, or are scanned along
+            another axis than 0; if there is no input, a named axis stands outside of
+            `fn`, `group` gives no name, or `unused` names no unused parameter or no
+            layer. `match_layers` serves models that cannot be traced.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax_llr
@@ -89,17 +104,42 @@ def trace_layers(
             f"trace_layers(forward, params, x); got {len(shapes)} parameters and "
             f"{len(of_inputs)} input arrays. What `forward` closes over is no input"
         )
-    closed = jax.make_jaxpr(flat)(
-        [leaves[i] for i in of_params], [inputs[i] for i in of_inputs]
-    )
+    arrays = [leaves[i] for i in of_params], [inputs[i] for i in of_inputs]
+    try:
+        closed = jax.make_jaxpr(flat)(*arrays)
+    except NameError as error:
+        if "unbound axis name" not in str(error):
+            raise
+        raise ValueError(
+            f"trace_layers: the model uses a named axis from outside ({error}), as "
+            "BatchNorm over devices does. Put it around the model: trace_layers(lambda "
+            "params, x: jax.vmap(forward, (None, 0), axis_name=…)(params, x[None]), "
+            "params, x)"
+        ) from error
+    if isinstance(group, str):
+        if group != "block":
+            raise ValueError(
+                f"trace_layers: group: expected 'block' or a function, got {group!r}"
+            )
+        group = block_names(_walked(closed, shapes, None))
+    return _walked(closed, shapes, group).to_layers(unused or {})
+
+
+def _walked(
+    closed: ClosedJaxpr,
+    shapes: Mapping[str, tuple[int, ...]],
+    group: Callable[[str], str] | None,
+) -> Found:
     found = Found(shapes, group)
-    values: list[Value] = [
-        Weights(frozenset([(path, None)]), np.arange(shape[0]) if shape else None)
-        for path, shape in shapes.items()
-    ]
-    outputs = Walk(found).closed(closed, values + [INPUT] * len(of_inputs))
-    found.finish(outputs)
-    return found.to_layers()
+    values: list[Value] = [_parameter(path, shape) for path, shape in shapes.items()]
+    values += [INPUT] * (len(closed.jaxpr.invars) - len(values))
+    found.finish(Walk(found).closed(closed, values))
+    return found
+
+
+def _parameter(path: str, shape: tuple[int, ...]) -> Weights:
+    part = frozenset([(path, None)])
+    return Weights(part, rows=np.arange(shape[0]) if shape else None, full=part)
 
 
 def _is_array(leaf: Any) -> bool:

@@ -7,12 +7,11 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from jax.extend.core import JaxprEqn
 
+from ._graph import INPUT as INPUT_NODE
 from ._paths import quoted
 from ._primitives import KEEP_ROWS, REDUCTIONS, shape_of
 
 Part: TypeAlias = tuple[str, int | None]  # a parameter's path, and which slice of it
-
-
 Unit: TypeAlias = tuple[str, int | None]  # a module or group, and which slice of it
 
 
@@ -24,15 +23,17 @@ class Weights:
     # For each index of the leading axes, which slice of the parameters it is;
     # None where that is not known (transposed, mixed) or a slice has been taken.
     rows: np.ndarray | None = None
-    # Whether it is already a layer's output, for a constant input (an RNN's zeros).
-    applied: bool = False
+    # Where it is the output of layers for a constant input (an RNN's zeros, a learned
+    # query): what they apply, layer by layer.
+    stages: tuple[frozenset[Part], ...] = ()
+    # Of which it is more than a statistic or a slice.
+    full: frozenset[Part] = frozenset()
 
 
 class Activation(NamedTuple):
-    """A value that depends on the input: its level, and the layer it came from."""
+    """A value that depends on the input, by its node in the graph."""
 
-    level: int
-    layer: int
+    node: int
     # Parameters that met an input elementwise. If that was the data they are a layer
     # before the first; if it was a mask or a norm's running variance, not yet.
     waiting: frozenset[Part] = frozenset()
@@ -44,18 +45,7 @@ Value: TypeAlias = Weights | Activation
 CONSTANT = Weights()
 
 
-INPUT = Activation(level=-1, layer=-1)
-
-
-def latest(values: Iterable[Value]) -> Activation | None:
-    activations = [v for v in values if isinstance(v, Activation)]
-    return max(activations, key=lambda x: (x.level, x.layer), default=None)
-
-
-def same_value(a: Value, b: Value) -> bool:
-    if isinstance(a, Weights) and isinstance(b, Weights):
-        return (a.parts, a.applied) == (b.parts, b.applied)
-    return a == b
+INPUT = Activation(INPUT_NODE)
 
 
 def whole(value: Value) -> Value:
@@ -76,8 +66,34 @@ def row_of(value: Value, i: int) -> Value:
     row = value.rows[i]
     if np.ndim(row):
         return dataclasses.replace(value, rows=row)
-    parts = frozenset((path, int(row)) for path, _ in value.parts)
-    return dataclasses.replace(value, parts=parts, rows=None)
+
+    def sliced(parts: Iterable[Part]) -> frozenset[Part]:
+        return frozenset((path, int(row)) for path, _ in parts)
+
+    stages = tuple(map(sliced, value.stages))
+    return dataclasses.replace(
+        value,
+        parts=sliced(value.parts),
+        rows=None,
+        stages=stages,
+        full=sliced(value.full),
+    )
+
+
+def all_parts(weights: Iterable[Weights]) -> frozenset[Part]:
+    return frozenset[Part]().union(*(w.parts for w in weights))
+
+
+def merged_stages(weights: Iterable[Weights]) -> tuple[frozenset[Part], ...]:
+    """The stages of values that meet: those that came last stand side by side."""
+    stages: list[frozenset[Part]] = []
+    for weight in weights:
+        for i, parts in enumerate(reversed(weight.stages)):
+            if i == len(stages):
+                stages.append(parts)
+            else:
+                stages[i] |= parts
+    return tuple(reversed(stages))
 
 
 def common_rows(weights: Sequence[Weights]) -> np.ndarray | None:

@@ -1,5 +1,6 @@
 """The walk over the equations of a jaxpr."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,26 +10,26 @@ from ._found import Found
 from ._primitives import (
     ADDITIVE,
     CALLS,
-    COMBINERS,
     CONTRACTIONS,
     ELEMENTWISE,
+    OPAQUE,
     holds_jaxpr,
     live_equations,
     shape_of,
 )
 from ._values import (
     CONSTANT,
-    INPUT,
     Activation,
+    Part,
     Value,
     Weights,
+    all_parts,
     common_rows,
     fitting,
-    latest,
+    merged_stages,
     paths_of,
     row_of,
     rows_after,
-    same_value,
     whole,
 )
 
@@ -77,42 +78,70 @@ class Walk:
                 return [self._operation(eqn, args)] * len(eqn.outvars)
 
     def _operation(self, eqn: JaxprEqn, args: Sequence[Value]) -> Value:
+        # What holds a jaxpr of its own (a Pallas kernel) combines its operands.
         name = eqn.primitive.name
+        if name not in ELEMENTWISE and holds_jaxpr(eqn.params):
+            name = OPAQUE
         weights = [v for v in args if isinstance(v, Weights) and v.parts]
-        if weights and name not in COMBINERS and holds_jaxpr(eqn.params):
-            raise ValueError(
-                f"trace_layers: cannot see into the primitive {name!r}, which "
-                f"{paths_of(weights)} enter. Make the layers with `match_layers`"
-            )
-        if len(weights) < len(args) and latest(args):
+        if any(isinstance(v, Activation) for v in args):
             return self._meeting(name, args)
         if not weights:
             return CONSTANT
-        matrices = [w for w in weights if not all(map(self._found.is_vector, w.parts))]
+        size = math.prod(shape_of(eqn.outvars[0]))
+        full = [
+            v.full
+            for atom, v in zip(eqn.invars, args, strict=True)
+            if isinstance(v, Weights) and size >= math.prod(shape_of(atom))
+        ]
         return Weights(
-            parts=frozenset().union(*(w.parts for w in weights)),
+            parts=all_parts(weights),
             rows=rows_after(eqn, args),
-            applied=all(w.applied for w in matrices or weights)
-            or (name in CONTRACTIONS and len(weights) < len(args)),
+            stages=self._stages(name, args, weights),
+            full=frozenset[Part]().union(*full),
         )
+
+    def _stages(
+        self, primitive: str, args: Sequence[Value], weights: Sequence[Weights]
+    ) -> tuple[frozenset[Part], ...]:
+        """Which layers, one by one, have made this of a constant or a parameter."""
+        staged = [w for w in weights if w.stages]
+        others = [w for w in weights if not w.stages]
+        if primitive in CONTRACTIONS and len(others) == 1:
+            [kernel] = others
+            if staged:  # the next layer
+                new = kernel.parts - all_parts(staged)
+                return merged_stages(staged) + ((new,) if new else ())
+            return (kernel.parts,) if len(args) > 1 else ()
+        if primitive in CONTRACTIONS and len(others) == 2:
+            return self._found.as_layer_of(*others)
+        known = all_parts(staged)
+        if not staged or any(self._is_kernel(w, primitive, known) for w in others):
+            return ()
+        return _with_last(merged_stages(staged), all_parts(others) - known)
+
+    def _is_kernel(self, w: Weights, primitive: str, staged: frozenset[Part]) -> bool:
+        """Whether weights are more than a bias or scale of the stages they join."""
+        if all(map(self._found.is_vector, w.parts)):
+            return False
+        units = {self._found.unit(part) for part in staged}
+        bias = primitive in ADDITIVE and not w.parts & staged
+        return not (bias and {self._found.unit(part) for part in w.parts} <= units)
 
     def _meeting(self, primitive: str, values: Sequence[Value]) -> Activation:
         """Values of which at least one depends on the input."""
-        x = latest(values) or INPUT
+        found, inputs = self._found, [v for v in values if isinstance(v, Activation)]
         weights = [v for v in values if isinstance(v, Weights) and v.parts]
-        waiting = frozenset().union(
-            *(v.waiting for v in values if isinstance(v, Activation))
-        )
+        waiting = frozenset[Part]().union(*(v.waiting for v in inputs))
+        x = found.graph.join(v.node for v in inputs)
+        at_input = found.graph.front(x).level < 0
         first = primitive in ADDITIVE or not waiting or not weights
-        if x.level < 0 and primitive in ELEMENTWISE and first:
-            return x._replace(waiting=waiting.union(*(w.parts for w in weights)))
-        if waiting and (x.level >= 0 or weights or primitive in CONTRACTIONS):
-            x = self._found.meet(
-                Weights(waiting), x._replace(waiting=frozenset()), primitive
-            )
-        for weight in weights:
-            x = max(x, self._found.meet(weight, x, primitive))
-        return x
+        if at_input and primitive in ELEMENTWISE and first:
+            return Activation(x, waiting | all_parts(weights))
+        if waiting and (not at_input or weights or primitive in CONTRACTIONS):
+            x = found.meet(Weights(waiting), x, primitive)
+            waiting = frozenset[Part]()
+        met = [found.meet(weight, x, primitive) for weight in weights]
+        return Activation(found.graph.join(met or [x]), waiting)
 
     def _scan(self, eqn: JaxprEqn, args: list[Value]) -> Sequence[Value]:
         body, split = eqn.params["jaxpr"], eqn.params["num_consts"]
@@ -129,10 +158,12 @@ class Walk:
         mixed = [x for x in stacked if x.rows is None or len(x.rows) != length]
         if mixed:
             raise ValueError(
-                f"trace_layers: a scan slices {paths_of(mixed)} in another way than "
-                "each parameter along its axis 0, so the slices are no layers to scale "
-                "by. Stack them along axis 0, or make the layers with `match_layers`"
+                "trace_layers: expected a scan over layers to slice each parameter "
+                f"along its axis 0; {paths_of(mixed)} are sliced in another way, as by "
+                "`nn.scan` with `variable_axes={'params': 1}`, and only slices of axis "
+                "0 can be layers. Stack them along axis 0"
             )
+        self._found.stack(stacked)
         all_ys: list[Sequence[Value]] = []
         for i in range(length)[:: -1 if eqn.params["reverse"] else 1]:
             outputs = self.closed(body, consts + carry + [row_of(x, i) for x in xs])
@@ -183,17 +214,34 @@ class Walk:
                 self._join(before, after)
                 for before, after in zip(carry, outputs, strict=False)
             ]
-            if all(same_value(a, b) for a, b in zip(joined, carry, strict=True)):
+            if all(map(self._same, joined, carry)):
                 return joined, outputs[len(carry) :]
             carry = joined
 
+    def _same(self, a: Value, b: Value) -> bool:
+        if isinstance(a, Activation) and isinstance(b, Activation):
+            front = self._found.graph.front
+            return (front(a.node), a.waiting) == (front(b.node), b.waiting)
+        if isinstance(a, Weights) and isinstance(b, Weights):
+            return (a.parts, a.stages) == (b.parts, b.stages)
+        return False
+
     def _join(self, *values: Value) -> Value:
         """One value for what may be either: the later activation, or all weights."""
-        if latest(values):
+        if any(isinstance(v, Activation) for v in values):
             return self._meeting("select_n", values)
         weights = [v for v in values if isinstance(v, Weights)]
+        stages = merged_stages(weights)
+        known = frozenset[Part]().union(*stages)
         return Weights(
-            parts=frozenset().union(*(w.parts for w in weights)),
+            parts=all_parts(weights),
             rows=common_rows(weights),
-            applied=any(w.applied for w in weights),
+            stages=_with_last(stages, all_parts(weights) - known) if stages else (),
+            full=frozenset[Part]().union(*(w.full for w in weights)),
         )
+
+
+def _with_last(
+    stages: tuple[frozenset[Part], ...], more: frozenset[Part]
+) -> tuple[frozenset[Part], ...]:
+    return *stages[:-1], stages[-1] | more

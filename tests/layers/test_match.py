@@ -3,11 +3,16 @@
 import copy
 import dataclasses
 import pickle
+import re
+import sys
+import types
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -275,3 +280,119 @@ def test_a_rule_that_is_no_pattern_is_named(rule):
 def test_a_stack_without_slices_is_refused():
     with pytest.raises(ValueError, match=r"one length of axis 0.*w: \(0, 3\)"):
         optax_llr.match_layers({"w": np.ones((0, 3))}, [("w", "w[:]")])
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Attention:
+    query: jax.Array
+    key: jax.Array
+    value: jax.Array
+
+
+@dataclasses.dataclass
+class Value:
+    """A pytree of one leaf that is called `value`, and no box."""
+
+    value: jax.Array
+
+
+jax.tree_util.register_dataclass(Value)
+
+
+def test_a_field_called_value_keeps_its_name():
+    w = jnp.ones((2, 2))
+    params = {"a": Attention(w, w, w), "b": Value(w), "c": {"value": w}}
+    layers = optax_llr.match_layers(params, [(".*", "all")])
+    fields = ["a/query", "a/key", "a/value", "b/value", "c/value"]
+    assert sorted(layers.members) == sorted(fields)
+    state = nnx.State({"value": nnx.Param(w), "a": {"value": nnx.Param(w)}})
+    layers = optax_llr.match_layers(state, [(".*", "all")])
+    assert sorted(layers.members) == ["a/value", "value"]
+
+
+def test_boxes_are_known_by_type():
+    class Mine(nnx.Param):
+        pass
+
+    w = jnp.ones((2, 2))
+    boxed = {"a": Mine(w), "b": nn.LogicallyPartitioned(w, ("x", "y")), "c": [Mine(w)]}
+    layers = optax_llr.match_layers(boxed, [(".*", "all")])
+    assert sorted(layers.members) == ["a", "b", "c/0"]
+
+
+def test_only_paths_that_clash_are_named():
+    params = {"a/b": jnp.ones(2), "a": {"b": jnp.ones(2)}, "innocent": jnp.ones(2)}
+    with pytest.raises(ValueError, match=r"the same path: \['a/b'\]$"):
+        optax_llr.match_layers(params, [(".*", "all")])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matched"),
+    [
+        ("layer1/.*", {"layer1/w"}),
+        ("layer1?.*/w", {"layer1/w", "layer12/w"}),
+        ("layer1*2/w", {"layer12/w"}),
+        ("layer12{0}/w", {"layer1/w"}),
+        ("stem|layer12/w", {"stem", "layer12/w"}),
+        ("(?i)LAYER1/W", {"layer1/w"}),
+        ("(?x) layer1 /w", {"layer1/w"}),
+        ("layer1[/]w", {"layer1/w"}),
+        (r"layer1\d/w", {"layer12/w"}),
+        ("stem+", {"stem"}),
+        ("s?stem", {"stem"}),
+        ("^stem$", {"stem"}),
+        ("", set()),
+    ],
+)
+def test_rules_are_found_by_what_their_patterns_begin_with(pattern, matched):
+    params = {name: jnp.ones(2) for name in ("layer1/w", "layer12/w", "stem")}
+    if not matched:
+        with pytest.raises(ValueError, match="rules that cover nothing"):
+            optax_llr.match_layers(params, [(pattern, "a"), (".*", "rest")])
+        return
+    rules = [(pattern, "matched"), (".*", "rest")]
+    layers = optax_llr.match_layers(params, rules)
+    found = {p for p, i in layers.members.items() if layers.names[i] == "matched"}
+    assert found == matched
+
+
+def test_a_rule_for_each_of_many_layers_is_cheap(monkeypatch):
+    tried = []
+
+    class Counting:
+        def __init__(self, pattern):
+            self.compiled = re.compile(pattern)
+            self.pattern, self.flags = pattern, self.compiled.flags
+
+        def fullmatch(self, path):
+            tried.append(path)
+            return self.compiled.fullmatch(path)
+
+    module = sys.modules["optax_llr.layers._match"]
+    fake = types.SimpleNamespace(**vars(re) | {"compile": Counting})
+    monkeypatch.setattr(module, "re", fake)
+    params = {f"layer{i}": {"w": np.ones(1)} for i in range(700)}
+    rules = [(rf"layer{i}/.*", f"l{i}") for i in range(700)]
+    assert len(optax_llr.match_layers(params, rules)) == 700
+    assert len(tried) < 4 * 700
+
+
+@pytest.mark.parametrize("rule", ["abc", ("a",), (1, "a"), (".*", 1), None])
+def test_what_is_no_rule_is_named(rule):
+    with pytest.raises(ValueError, match=r"^match_layers: .*no pattern with a name"):
+        optax_llr.match_layers({"a": np.ones(1)}, [rule])
+
+
+def test_layers_made_by_hand_count_distances_from_the_end():
+    layers = optax_llr.Layers(("a", "b", "c"), [0, 1, 1], {"x": 0, "y": 1, "z": 2})
+    assert layers.distance.tolist() == [1, 0, 0]
+    assert not layers.distance.flags.writeable
+    other = optax_llr.Layers(layers.names, layers.level, layers.members, [2, 1, 0])
+    assert other != layers
+    assert other.fingerprint == layers.fingerprint
+    assert pickle.loads(pickle.dumps(other)) == other
+    with pytest.raises(ValueError, match=r"^Layers: expected an int distance"):
+        optax_llr.Layers(layers.names, layers.level, layers.members, [0.5, 1, 2])
+    with pytest.raises(ValueError, match=r"^Layers: expected an int distance"):
+        optax_llr.Layers(layers.names, layers.level, layers.members, [0, 1])

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.experimental import pallas
 from jax.extend.core import Primitive
 
 import optax_llr
@@ -28,6 +29,21 @@ def trace_linen(model, x, **kwargs):
 
 def levels(layers):
     return dict(zip(layers.names, layers.level.tolist(), strict=True))
+
+
+def distances(layers):
+    return dict(zip(layers.names, layers.distance.tolist(), strict=True))
+
+
+def first_key(path):
+    return path.split("/")[0]
+
+
+def modules(*names, **more):
+    return {name: {"w": jnp.ones((8, 8))} for name in names} | more
+
+
+X = jnp.ones((2, 4, 8))
 
 
 def layer_of(layers, path):
@@ -185,8 +201,10 @@ def test_scanned_transformer_has_the_layers_of_the_unrolled_one(remat):
 
 
 def test_scan_along_another_axis_is_an_error_that_names_the_parameters():
-    with pytest.raises(ValueError, match=r"blocks/attention.* axis 0"):
+    with pytest.raises(ValueError, match=r"blocks/attention.* axis 0") as error:
         trace_linen(Transformer(scan=True, axis=1), TOKENS)
+    assert "[:]" not in str(error.value), "match_layers would cut hidden units there"
+    assert "match_layers" not in str(error.value)
 
 
 def scan_forward(params, x, **kwargs):
@@ -423,7 +441,12 @@ def test_lora_shares_the_level_of_what_it_adapts(merged):
     }
     params = {"head": layer, "stem": layer}
     layers = optax_llr.trace_layers(forward, params, jnp.ones((1, 4)))
-    assert levels(layers) == {"stem": 0, "stem/lora": 0, "head": 1, "head/lora": 1}
+    assert levels(layers) == {
+        "stem/w": 0,
+        "stem/lora": 0,
+        "head/w": 1,
+        "head/lora": 1,
+    }
 
 
 def test_tied_weights_count_at_first_use():
@@ -527,17 +550,25 @@ def test_unused_parameters_are_named():
         optax_llr.trace_layers(forward, params, jnp.ones((1, 3)))
 
 
-def test_unknown_primitive_that_holds_a_jaxpr_is_named():
+def test_a_call_that_hides_what_it_does_combines_its_operands():
     opaque = Primitive("opaque_call")
-    opaque.def_abstract_eval(lambda x, w, jaxpr: x)
+    opaque.def_abstract_eval(lambda x, *weights, jaxpr: x)
+
+    def call(x, *weights):
+        inner = jax.make_jaxpr(lambda x, w, *_: x @ w)(x, *weights)
+        return opaque.bind(x, *weights, jaxpr=inner)
 
     def forward(params, x):
-        inner = jax.make_jaxpr(lambda x, w: x @ w)(x, params["a"]["w"])
-        return opaque.bind(x, params["a"]["w"], jaxpr=inner)
+        x = call(x, params["b"]["w"], params["b"]["bias"])
+        x = call(call(x, params["norm"]["scale"]), params["a"]["w"], params["c"]["w"])
+        return x @ params["head"]["w"]
 
-    params = {"a": {"w": jnp.ones((3, 3))}}
-    with pytest.raises(ValueError, match=r"'opaque_call'.*\['a/w'\]"):
-        optax_llr.trace_layers(forward, params, jnp.ones((1, 3)))
+    params = {name: {"w": jnp.ones((3, 3))} for name in ("a", "b", "c", "head")}
+    params["b"]["bias"] = jnp.ones(3)
+    params["norm"] = {"scale": jnp.ones(3)}
+    layers = optax_llr.trace_layers(forward, params, jnp.ones((1, 3)))
+    assert levels(layers) == {"b": 0, "a": 1, "c": 1, "head": 2}
+    assert layer_of(layers, "norm/scale") == "b"
 
 
 def test_data_that_is_closed_over_is_refused():
@@ -681,3 +712,345 @@ def test_a_thousand_stacked_layers_are_traced_in_seconds():
 
 def scan_forward_of(name):
     return lambda params, x: scan_forward(params[name], x)
+
+
+def encoder_decoder(p, source, target):
+    x, y = source @ p["embed"]["w"], target @ p["embed"]["w"]
+    for i in range(3):
+        x = x + jnp.tanh(x @ p[f"encoder{i}"]["w"])
+    for i in range(2):
+        y = y + jnp.tanh(y @ p[f"decoder{i}"]["own"])
+        y = y + jnp.tanh(
+            (y @ p[f"decoder{i}"]["query"]) * (x @ p[f"decoder{i}"]["key"])
+        )
+    return y @ p["head"]["w"]
+
+
+def test_a_group_stands_where_its_deepest_part_stands():
+    decoder = {name: jnp.ones((8, 8)) for name in ("own", "query", "key")}
+    params = modules("embed", *(f"encoder{i}" for i in range(3)), "head")
+    params |= {"decoder0": decoder, "decoder1": decoder}
+    layers = optax_llr.trace_layers(encoder_decoder, params, X, X, group=first_key)
+    encoder = {"embed": 0, "encoder0": 1, "encoder1": 2, "encoder2": 3}
+    assert levels(layers) == encoder | {"decoder0": 4, "decoder1": 5, "head": 6}
+    assert layers.distance.tolist() == [6, 5, 4, 3, 2, 1, 0]
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (4,)])
+def test_a_head_that_shares_a_bias_with_all_blocks_comes_last(shape):
+    def forward(p, x):
+        x = x @ p["embed"]["w"]
+        for i in range(3):
+            x = (
+                x
+                + jax.nn.softmax(x @ p[f"block{i}"]["w"] @ x.T + p["bias"]["table"]) @ x
+            )
+        return x @ p["head"]["w"]
+
+    params = modules("embed", "block0", "block1", "block2", "head")
+    params["bias"] = {"table": jnp.ones(shape)}
+    layers = optax_llr.trace_layers(
+        forward,
+        params,
+        jnp.ones((4, 8)),
+        group=lambda path: "head" if path.startswith("bias") else first_key(path),
+    )
+    assert layers.names == ("embed", "block0", "block1", "block2", "head")
+    assert layers.level.tolist() == list(range(5))
+    assert layers.distance.tolist() == [4, 3, 2, 1, 0]
+
+
+def test_levels_of_groups_have_no_gaps():
+    def forward(p, x):
+        x = x @ p["ends"]["stem"] @ p["a"]["w"] @ p["a"]["v"] @ p["b"]["w"]
+        return x @ p["ends"]["head"], x @ p["a"]["side"] @ p["a"]["w"]
+
+    square = jnp.ones((8, 8))
+    params = modules("b", ends={"stem": square, "head": square})
+    params["a"] = {"w": square, "v": square, "side": square}
+    layers = optax_llr.trace_layers(forward, params, X, group=first_key)
+    assert levels(layers) == {"b": 0, "a": 1, "ends": 1}
+
+    def side(p, x):
+        x = x @ p["a"]["w"]
+        return x @ p["b"]["w"] @ p["head"]["w"], x @ p["a"]["v"] @ p["a"]["side"]
+
+    params = modules("b", "head", a=params["a"])
+    layers = optax_llr.trace_layers(side, params, X, group=first_key)
+    assert levels(layers) == {"a": 0, "b": 1, "head": 2}
+    assert layers.distance.tolist() == [2, 1, 0]
+
+
+def test_the_distance_to_the_output_is_that_of_the_own_branch():
+    def forward(p, image, text):
+        for i in range(6):
+            image = image + jnp.tanh(image @ p[f"image{i}"]["w"])
+            if i == 2:
+                early = image @ p["early_head"]["w"]
+        for i in range(2):
+            text = text + jnp.tanh(text @ p[f"text{i}"]["w"])
+        return (image @ p["image_head"]["w"]) * (text @ p["text_head"]["w"]), early
+
+    names = [f"image{i}" for i in range(6)] + ["text0", "text1"]
+    params = modules(*names, "image_head", "text_head", "early_head")
+    layers = optax_llr.trace_layers(forward, params, X, X)
+    found = distances(layers)
+    assert [found[f"image{i}"] for i in range(6)] == [6, 5, 4, 3, 2, 1]
+    assert [found["text0"], found["text1"]] == [2, 1]
+    assert found["image_head"] == found["text_head"] == found["early_head"] == 0
+    rates = dict(zip(layers.names, optax_llr.layer_decay(layers, 0.5), strict=True))
+    assert rates["text1"] == 0.5
+    assert rates["early_head"] == 1
+
+
+def test_recurrent_and_tied_weights_count_once_on_the_way_to_the_output():
+    def forward(p, xs):
+        def step(h, x):
+            return jnp.tanh(x @ p["in"]["w"] + h @ p["recurrent"]["w"]), None
+
+        h, _ = jax.lax.scan(step, jnp.zeros((4, 8)), xs @ p["embed"]["w"])
+        for _ in range(3):
+            h = jnp.tanh(h @ p["shared"]["w"])
+        return h @ p["head"]["w"]
+
+    params = modules("embed", "in", "recurrent", "shared", "head")
+    layers = optax_llr.trace_layers(forward, params, X)
+    assert distances(layers) == {
+        "embed": 3,
+        "in": 2,
+        "recurrent": 2,
+        "shared": 1,
+        "head": 0,
+    }
+
+
+@pytest.mark.parametrize("group", [None, first_key])
+def test_scalars_behind_the_heads_do_not_push_them_away(group):
+    def forward(p, image, text):
+        logits = (image @ p["image"]["w"] @ p["image_head"]["w"]) * (
+            text @ p["text_head"]["w"]
+        )
+        return logits * jnp.exp(p["temperature"]) + p["bias"]
+
+    params = modules("image", "image_head", "text_head")
+    params |= {"temperature": jnp.ones(()), "bias": jnp.ones(1)}
+    layers = optax_llr.trace_layers(forward, params, X, X, group=group)
+    assert distances(layers) == dict.fromkeys(layers.names, 0) | {"image": 1}
+    assert layers.level.max() == 1
+    assert layer_of(layers, "temperature") == ("temperature" if group else "image_head")
+
+
+def test_a_module_of_token_and_positions_stands_beside_the_patches():
+    def forward(p, x):
+        x = x @ p["patch"]["w"]
+        token = jnp.broadcast_to(p["embeddings"]["token"], (len(x), 1, 8))
+        x = jnp.concatenate([token, x], 1) + p["embeddings"]["positions"]
+        return x @ p["head"]["w"]
+
+    embeddings = {"token": jnp.ones((1, 1, 8)), "positions": jnp.ones((1, 5, 8))}
+    params = modules("patch", "head", embeddings=embeddings)
+    layers = optax_llr.trace_layers(forward, params, X)
+    assert levels(layers) == {"patch": 0, "embeddings": 0, "head": 1}
+
+
+@pytest.mark.parametrize("stems", [0, 1, 3])
+@pytest.mark.parametrize("learned", ["token", "table", "normed", "transposed"])
+def test_a_learned_query_stands_beside_the_keys(stems, learned):
+    def forward(p, x):
+        for i in range(stems):
+            x = jnp.tanh(x @ p[f"stem{i}"]["w"])
+        probe = jnp.broadcast_to(p["probe"], (len(x), *p["probe"].shape[1:]))
+        if learned == "normed":
+            probe = (probe - probe.mean(-1, keepdims=True)) * p["norm"]["scale"]
+        if learned == "transposed":  # and for one example, as in Equinox
+            query = (p["query"]["w"] @ p["probe"][0].T).T[None] + p["query"]["bias"]
+        else:
+            query = probe @ p["query"]["w"] + p["query"]["bias"]
+        query = jnp.broadcast_to(query, (len(x), *query.shape[1:]))
+        scores = jnp.einsum("bqd,bkd->bqk", query, x @ p["key"]["w"])
+        return jax.nn.softmax(scores) @ (x @ p["value"]["w"]) @ p["out"]["w"]
+
+    params = modules(
+        "query", "key", "value", "out", *(f"stem{i}" for i in range(stems))
+    )
+    params["query"]["bias"] = jnp.ones(8)
+    params["probe"] = jnp.ones((1, 1 if learned == "token" else 3, 8))
+    if learned == "normed":
+        params["norm"] = {"scale": jnp.ones(8)}
+    layers = optax_llr.trace_layers(forward, params, X)
+    found = levels(layers)
+    assert found["query"] == found["key"] == found["value"] == stems
+    assert found[layer_of(layers, "probe")] == max(stems - 1, 0)
+    assert found["out"] == stems + 1
+    assert {distances(layers)[name] for name in ("query", "key", "value")} == {1}
+
+
+def test_a_decoder_of_learned_queries_ends_beside_the_keys():
+    class Detection(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            for i in range(3):
+                x = nn.tanh(nn.Dense(8, name=f"encoder{i}")(x))
+            query = self.param("query", nn.initializers.ones, (5, 8))
+            y = jnp.broadcast_to(query, (len(x), 5, 8))
+            for i in range(2):
+                own = nn.MultiHeadDotProductAttention(2, name=f"own{i}")(y, y)
+                y = nn.LayerNorm(name=f"norm{i}")(y + own)
+                y = y + nn.MultiHeadDotProductAttention(2, name=f"cross{i}")(y, x)
+                y = y + nn.Dense(8, name=f"dense{i}")(nn.LayerNorm(name=f"last{i}")(y))
+            return nn.Dense(2, name="head")(y)
+
+    layers = trace_linen(Detection(), X)
+    found = levels(layers)
+    names = [f"cross0/{name}" for name in ("query", "key", "value")]
+    assert [found[name] for name in names] == [3, 3, 3]
+    assert max(found[f"own0/{name}"] for name in ("query", "key", "value", "out")) <= 3
+    assert [found["cross0/out"], found["dense0"], found["own1/query"]] == [4, 5, 6]
+    assert found["head"] == layers.level.max()
+
+
+def test_biases_may_be_matrices():
+    def gru(p, xs):
+        def step(h, x):
+            a, b = x @ p["x"] + p["bias"][0], h @ p["h"] + p["bias"][1]
+            update, reset = jax.nn.sigmoid(a[:, :8] + b[:, :8]), a[:, 8:16] + b[:, 8:16]
+            new = jnp.tanh(a[:, 16:] + jax.nn.sigmoid(reset) * b[:, 16:])
+            return update * h + (1 - update) * new, None
+
+        return jax.lax.scan(step, jnp.zeros((4, 8)), xs)[0]
+
+    def heads(p, x):
+        q = (jnp.einsum("btd,dhe->bthe", x, p["w"]) + p["bias"]) * p["scale"]
+        return jnp.einsum("bthe,hed->btd", q, p["out"])
+
+    def forward(p, x):
+        x = heads(p["heads1"], heads(p["heads0"], x))
+        return gru(p["gru"], x) @ p["head"]["w"]
+
+    shapes = {"w": (8, 2, 4), "bias": (2, 4), "scale": (2, 4), "out": (2, 4, 8)}
+    attention = {name: jnp.ones(shape) for name, shape in shapes.items()}
+    params = modules("head", heads0=attention, heads1=attention)
+    params["gru"] = {"x": jnp.ones((8, 24)), "h": jnp.ones((8, 24))}
+    params["gru"]["bias"] = jnp.ones((2, 24))
+    layers = optax_llr.trace_layers(forward, params, X)
+    assert levels(layers) == {"heads0": 0, "heads1": 1, "gru": 2, "head": 3}
+
+
+def int8(p, x):
+    scale = jnp.abs(p["w"]).max(0, keepdims=True) / 127
+    return (x @ jnp.round(p["w"] / scale)) * scale
+
+
+def int8_in_groups(p, x):
+    w = p["w"].reshape(2, 4, 8)
+    scale = jnp.abs(w).max(1, keepdims=True) / 127
+    x = x.reshape(*x.shape[:-1], 2, 4)
+    return (jnp.einsum("btgi,gio->btgo", x, jnp.round(w / scale)) * scale[:, 0]).sum(2)
+
+
+def cosine(p, x):
+    product = x @ p["w"] / jnp.linalg.norm(p["w"], axis=0)
+    return product / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def normalised_output(p, x):
+    return (x @ p["w"]) * (p["m"] / jnp.linalg.norm(p["w"], axis=0)) + p["bias"]
+
+
+def dora(p, x):
+    w = p["w"] + p["a"] @ p["b"]
+    return (x @ p["w"] + x @ p["a"] @ p["b"]) * (p["m"] / jnp.linalg.norm(w, axis=0))
+
+
+def merged_dora(p, x):
+    w = p["w"] + p["a"] @ p["b"]
+    return x @ (w * p["m"] / jnp.linalg.norm(w, axis=0))
+
+
+@pytest.mark.parametrize(
+    "dense", [int8, int8_in_groups, cosine, normalised_output, dora, merged_dora]
+)
+def test_a_product_may_be_rescaled_by_a_statistic_of_its_own_kernel(dense):
+    def forward(p, x):
+        return dense(p["a"], jnp.tanh(dense(p["b"], x)))
+
+    shapes = {"w": (8, 8), "a": (8, 2), "b": (2, 8), "m": (8,), "bias": (8,)}
+    used = {
+        dora: "wabm",
+        merged_dora: "wabm",
+        normalised_output: ["w", "m", "bias"],
+    }.get(dense, "w")
+    module = {name: jnp.ones(shapes[name]) for name in used}
+    layers = optax_llr.trace_layers(forward, {"a": module, "b": module}, X)
+    assert levels(layers) == {"b": 0, "a": 1}
+
+
+@pytest.mark.parametrize("key", ["mask/token", ".*token"])
+def test_what_a_pass_does_not_use_joins_the_layer_it_is_given(key):
+    def forward(p, x):
+        return x @ p["body"]["w"] @ p["head"]["w"]
+
+    params = modules("body", "head", mask={"token": jnp.ones(8)})
+    layers = optax_llr.trace_layers(forward, params, X, unused={key: "body"})
+    assert layer_of(layers, "mask/token") == "body"
+    assert layers.level.tolist() == [0, 1]
+    with pytest.raises(ValueError, match=r"never uses \['mask/token'\].*unused="):
+        optax_llr.trace_layers(forward, params, X)
+    with pytest.raises(ValueError, match=r"'body/w': 'head'.*parameter is unused"):
+        optax_llr.trace_layers(
+            forward, params, X, unused={key: "body", "body/w": "head"}
+        )
+    with pytest.raises(ValueError, match=r"no layer 'bodi'.*\['body', 'head'\]"):
+        optax_llr.trace_layers(forward, params, X, unused={key: "bodi"})
+
+
+def test_a_named_axis_from_outside_is_explained():
+    def forward(p, x):
+        x = x @ p["a"]["w"]
+        return (x - jax.lax.pmean(x, "batch")) @ p["b"]["w"]
+
+    params = modules("a", "b")
+    with pytest.raises(ValueError, match=r"^trace_layers: .*'?batch.*axis_name="):
+        optax_llr.trace_layers(forward, params, X)
+    around = jax.vmap(forward, (None, 0), axis_name="batch")
+    assert optax_llr.trace_layers(around, params, X[None]).names == ("a", "b")
+
+
+def test_the_own_parameters_of_a_module_are_called_by_their_name():
+    def forward(p, x):
+        p, head = p["image"], p["head"]
+        x = jnp.concatenate([x @ p["patch"]["w"], p["token"] + x[:, :1] * 0], 1)
+        return (x + p["positions"]) @ p["block"]["w"] @ head["w"]
+
+    own = {"token": jnp.ones((1, 1, 8)), "positions": jnp.ones((5, 8))}
+    params = modules("head", image=modules("patch", "block", **own))
+    layers = optax_llr.trace_layers(forward, params, X)
+    assert set(layers.names) == {
+        *("image/patch", "image/positions", "image/block", "head")
+    }
+    assert layer_of(layers, "image/token") == "image/positions"
+
+
+@pytest.mark.parametrize("shape", [(8,), ()])
+def test_a_scale_of_the_input_alone_is_a_layer_before_the_first(shape):
+    params = modules("a", scale=jnp.ones(shape))
+    layers = optax_llr.trace_layers(
+        lambda p, x: jnp.tanh(x * p["scale"]) @ p["a"]["w"], params, X
+    )
+    assert levels(layers) == {"scale": 0, "a": 1}
+
+
+def test_a_pallas_kernel_combines_its_operands():
+    def kernel(x_ref, w_ref, out_ref):
+        out_ref[...] = x_ref[...] @ w_ref[...]
+
+    def product(x, w):
+        shape = jax.ShapeDtypeStruct((len(x), w.shape[1]), x.dtype)
+        return pallas.pallas_call(kernel, out_shape=shape)(x, w)
+
+    layers = optax_llr.trace_layers(
+        lambda p, x: product(jnp.tanh(product(x, p["b"]["w"])), p["a"]["w"]),
+        modules("a", "b"),
+        X[0],
+    )
+    assert levels(layers) == {"b": 0, "a": 1}
