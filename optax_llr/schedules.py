@@ -34,12 +34,10 @@ from ._checks import (
 from .layers._layers import Layers, check_arguments
 from .layers._paths import close_to, quoted
 
-ArrayOrSchedule: TypeAlias = np.ndarray | jax.Array | optax.Schedule
-
 
 def interpolate_schedule(
     layers: Layers, first: optax.ScalarOrSchedule, last: optax.ScalarOrSchedule
-) -> ArrayOrSchedule:
+) -> optax.Schedule:
     r"""Multipliers on a straight line through the depth, from first to last layer.
 
     .. math::
@@ -54,7 +52,7 @@ def interpolate_schedule(
         last: b, the multiplier of the last level: a number or a schedule.
 
     Returns:
-        An array (L,) if both ends are numbers, else a schedule `count -> (L,)`.
+        A schedule `count -> (L,)`.
 
     Raises:
         ValueError: if an end is neither a finite number nor a schedule of numbers.
@@ -65,8 +63,6 @@ def interpolate_schedule(
         >>> import jax.numpy as jnp, optax, optax_llr
         >>> params = {name: jnp.ones(3) for name in ("conv", "dense", "head")}
         >>> layers = optax_llr.match_layers(params, [(name, name) for name in params])
-        >>> optax_llr.interpolate_schedule(layers, 1.5, 0.5)
-        array([1.5, 1. , 0.5])
         >>> multipliers = optax_llr.interpolate_schedule(
         ...     layers,
         ...     first=optax.linear_schedule(1.5, 0.5, 100),
@@ -84,8 +80,6 @@ def interpolate_schedule(
     check_arguments("interpolate_schedule", layers)
     _check_multiplier("interpolate_schedule: first", first)
     _check_multiplier("interpolate_schedule: last", last)
-    if not callable(first) and not callable(last):
-        return _on_line(_float(first), _float(last), layers.depth)
 
     def schedule(count: ArrayLike) -> jax.Array:
         a = _one_number("interpolate_schedule: first", first, count)
@@ -97,7 +91,7 @@ def interpolate_schedule(
 
 def per_layer_schedule(
     layers: Layers, multipliers: Mapping[str, optax.ScalarOrSchedule]
-) -> ArrayOrSchedule:
+) -> optax.Schedule:
     """Multipliers by the names of the layers, a number or a schedule each.
 
     .. math::
@@ -108,7 +102,7 @@ def per_layer_schedule(
         multipliers: for each name of `layers.names` a number or a schedule.
 
     Returns:
-        An array (L,) if all are numbers, else a schedule `count -> (L,)`.
+        A schedule `count -> (L,)`.
 
     Raises:
         ValueError: if multipliers is no mapping from names, a layer is missing, a name
@@ -149,8 +143,6 @@ def per_layer_schedule(
     owners = [f"per_layer_schedule: {name!r}" for name in layers.names]
     for owner, value in zip(owners, values, strict=True):
         _check_multiplier(owner, value)
-    if not any(callable(value) for value in values):
-        return _numpy_for(*values).asarray([_float(value) for value in values])
     # What many layers share is evaluated once: compiling it for each takes long.
     shared = {id(v): (o, v) for o, v in zip(owners, values, strict=True)}
     row = {key: i for i, key in enumerate(shared)}

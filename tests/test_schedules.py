@@ -234,13 +234,11 @@ def test_arguments_in_another_order_are_named(swapped):
 # interpolate
 
 
-def test_interpolate_between_numbers_is_an_array():
+def test_interpolate_between_numbers_is_a_schedule_too():
     multipliers = optax_llr.interpolate_schedule(chain(5), 1.5, 0.5)
-    assert isinstance(multipliers, np.ndarray)
-    np.testing.assert_array_equal(multipliers, [1.5, 1.25, 1.0, 0.75, 0.5])
-    np.testing.assert_array_equal(
-        optax_llr.interpolate_schedule(chain(3), 0, 1), [0, 0.5, 1]
-    )
+    np.testing.assert_array_equal(multipliers(0), [1.5, 1.25, 1.0, 0.75, 0.5])
+    swept = jax.jit(jax.vmap(multipliers))(jnp.arange(2))
+    np.testing.assert_array_equal(swept, [multipliers(0), multipliers(1)])
 
 
 def test_interpolate_between_schedules_crosses_at_one():
@@ -268,7 +266,8 @@ def test_interpolate_takes_a_schedule_at_one_end():
 
 
 def test_interpolate_gives_a_single_layer_the_first_value():
-    assert optax_llr.interpolate_schedule(chain(1), 0.3, 0.9).tolist() == [0.3]
+    multipliers = optax_llr.interpolate_schedule(chain(1), 0.3, 0.9)
+    np.testing.assert_array_equal(multipliers(0), np.float32([0.3]))
 
 
 @given(
@@ -277,7 +276,7 @@ def test_interpolate_gives_a_single_layer_the_first_value():
     length=st.integers(2, 30),
 )
 def test_interpolate_is_exact_at_both_ends_and_between_them(first, last, length):
-    multipliers = optax_llr.interpolate_schedule(chain(length), first, last)
+    multipliers = optax_llr.interpolate_schedule(chain(length), first, last)(0)
     assert multipliers[0] == first
     assert multipliers[-1] == last
     slack = 1e-12 * max(first, last)
@@ -297,7 +296,9 @@ def test_interpolate_between_equal_schedules_is_that_value_exactly(value):
 def test_interpolate_maps_over_traced_ends():
     firsts = jnp.array([1.5, 1.0])
     layers = chain(3)
-    swept = jax.vmap(lambda a: optax_llr.interpolate_schedule(layers, a, 0.5))(firsts)
+    swept = jax.vmap(lambda a: optax_llr.interpolate_schedule(layers, a, 0.5)(0))(
+        firsts
+    )
     np.testing.assert_allclose(swept, [[1.5, 1.0, 0.5], [1.0, 0.75, 0.5]])
 
 
@@ -343,16 +344,15 @@ def test_per_layer_plays_three_schedules_side_by_side():
     assert set(multipliers[:, 1].tolist()) == {1.0}
 
 
-def test_per_layer_of_numbers_is_an_array():
+def test_per_layer_of_numbers_is_a_schedule_too():
     multipliers = optax_llr.per_layer_schedule(chain(2), {"layer1": 0, "layer0": 64})
-    assert isinstance(multipliers, np.ndarray)
-    np.testing.assert_array_equal(multipliers, [64.0, 0.0])
+    np.testing.assert_array_equal(multipliers(0), [64.0, 0.0])
 
 
 def test_per_layer_maps_over_a_traced_number():
     layers = chain(2)
     swept = jax.vmap(
-        lambda m: optax_llr.per_layer_schedule(layers, {"layer0": m, "layer1": 1.0})
+        lambda m: optax_llr.per_layer_schedule(layers, {"layer0": m, "layer1": 1.0})(0)
     )(jnp.array([0.5, 2.0]))
     np.testing.assert_array_equal(swept, [[0.5, 1.0], [2.0, 1.0]])
 
