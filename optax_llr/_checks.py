@@ -84,8 +84,11 @@ def as_count(number: Number) -> Any:
 
 def real_array(values: Any) -> jax.Array | None:
     """As a JAX array, or None where that is not one of real numbers (or bools)."""
+    if isinstance(values, str | bytes):  # which may be the name of a type
+        return None
     try:
-        array = jnp.asarray(values)
+        with np.errstate(over="ignore"):
+            array = jnp.asarray(values)
     except (TypeError, ValueError, OverflowError):
         return None
     return array if is_real(array) or array.dtype == bool else None

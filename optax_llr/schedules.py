@@ -589,7 +589,8 @@ def _counted(count: ArrayLike) -> jax.Array:
     if not isinstance(count, jax.Array):
         count = np.asarray(count)
         if jnp.issubdtype(count.dtype, jnp.integer):
-            count = np.minimum(count, _last_count())  # NumPy counts further
+            # NumPy counts on; the last step stands for edges that are never reached.
+            count = np.minimum(count, _last_count() - 1)
     whole = jnp.issubdtype(count.dtype, jnp.integer)
     return jnp.asarray(count, int if whole else float)
 

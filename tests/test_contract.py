@@ -1413,7 +1413,7 @@ def test_wrapper_refuses_a_state_that_is_not_its_own(wrap):
 @pytest.mark.parametrize("name", ["adapt_layers", "monitor_layers"])
 def test_wrapper_asks_for_the_parameters(name):
     optimizer = WRAPPERS[name](ADAM, LAYERS)
-    with pytest.raises(ValueError, match=f"{name} needs the parameters"):
+    with pytest.raises(ValueError, match=f"{name}: needs the parameters"):
         optimizer.update(UPDATES, optimizer.init(PARAMS))
 
 

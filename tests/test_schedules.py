@@ -166,35 +166,10 @@ every_number = pytest.mark.parametrize("name", NUMBERS)
 
 
 @every_number
-@pytest.mark.parametrize(
-    "bad",
-    [
-        None,
-        "1",
-        1j,
-        True,
-        [0.5],
-        np.array([0.5]),
-        np.array([0.5, 0.5]),
-        np.array(0.5, complex),
-        jnp.array([0.5]),
-        math.nan,
-        math.inf,
-        1e308,
-        10**400,
-        optax.constant_schedule(0.5),
-    ],
-    ids=lambda bad: f"{type(bad).__name__} {bad}"[:40],
-)
-def test_what_is_no_finite_real_number_is_refused(name, bad):
+def test_what_is_no_finite_real_number_is_refused(name):
+    """What else is none stands in test_checks.py."""
     with pytest.raises(ValueError, match=f"{name}: expected a finite real number"):
-        NUMBERS[name](bad)
-
-
-@every_number
-@pytest.mark.parametrize("wrap", [np.float32, np.array, jnp.array, jnp.bfloat16])
-def test_every_kind_of_real_number_is_taken(name, wrap):
-    NUMBERS[name](wrap(0.5))
+        NUMBERS[name](math.nan)
 
 
 @every_number
@@ -302,9 +277,7 @@ def test_interpolate_maps_over_traced_ends():
     np.testing.assert_allclose(swept, [[1.5, 1.0, 0.5], [1.0, 0.75, 0.5]])
 
 
-@pytest.mark.parametrize(
-    "bad", [np.nan, math.inf, 1e300, None, "1.5", True, 1j, [1.0], np.ones(1)]
-)
+@pytest.mark.parametrize("bad", [np.nan, -0.5, np.ones(1)])
 def test_interpolate_refuses_what_is_no_number(bad):
     with pytest.raises(
         ValueError, match="interpolate_schedule: first: expected a finite num"
@@ -318,7 +291,7 @@ def test_interpolate_refuses_what_is_no_number(bad):
 
 def test_interpolate_refuses_a_schedule_of_vectors():
     schedule = optax_llr.interpolate_schedule(chain(3), lambda count: jnp.ones(3), 1.0)
-    with pytest.raises(ValueError, match=r"first: .* returns an array of shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"first: .* returns float32 of shape \(3,\)"):
         schedule(0)
 
 
@@ -461,14 +434,14 @@ def test_layer_decay_maps_over_a_traced_rate():
 
 @pytest.mark.parametrize("bad", [0.0, -0.5])
 def test_layer_decay_refuses_rates_that_are_not_above_zero(bad):
-    with pytest.raises(ValueError, match="layer_decay: expected a rate above 0"):
+    with pytest.raises(ValueError, match="layer_decay: rate: expected a number above"):
         optax_llr.layer_decay(chain(2), bad)
 
 
 @pytest.mark.parametrize("rate", [1e30, 3e38, np.float32(1e30), jnp.float32(1e30)])
 def test_layer_decay_refuses_a_rate_whose_powers_overflow(rate):
     assert optax_llr.layer_decay(chain(2), rate).tolist() == [float(rate), 1.0]
-    with pytest.raises(ValueError, match="layer_decay: expected finite multipliers"):
+    with pytest.raises(ValueError, match=r"layer_decay: rate: .* powers are finite"):
         optax_llr.layer_decay(chain(20), rate)
 
 
@@ -517,7 +490,7 @@ def test_rotation_alpha_maps_over_a_traced_alpha():
 
 @pytest.mark.parametrize("bad", [-1, 1, 1.5])
 def test_rotation_alpha_refuses_what_would_freeze_all_layers_but_one(bad):
-    with pytest.raises(ValueError, match="expected alpha between -1 and 1"):
+    with pytest.raises(ValueError, match="alpha: expected a number between -1 and 1"):
         optax_llr.rotation_alpha(chain(2), bad)
 
 
@@ -592,10 +565,10 @@ def test_cascade_maps_over_traced_peaks():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((1, 2, 0), "expected total_steps above 0, got 0"),
-        ((1, 2, -5), "expected total_steps above 0, got -5"),
-        ((-1, 2, 10), "got first_peak = -1 and last_peak = 2"),
-        ((1, 10, 10), "below total_steps = 10, got first_peak = 1 and last_peak = 10"),
+        ((1, 2, 0), "total_steps: expected a number above 0, got 0"),
+        ((1, 2, -5), "total_steps: expected a number above 0, got -5"),
+        ((-1, 2, 10), "first_peak, last_peak: .* got -1, 2"),
+        ((1, 10, 10), "below total_steps = 10, got 1, 10"),
         ((1, 9.7, 10), "peaks that round to a step"),
     ],
 )
@@ -606,7 +579,7 @@ def test_cascade_refuses_peaks_outside_of_training(arguments, message):
 
 @pytest.mark.parametrize("end", ["start", "final"])
 def test_cascade_refuses_ends_below_zero(end):
-    with pytest.raises(ValueError, match=f"expected a {end} of 0 or above, got -0.1"):
+    with pytest.raises(ValueError, match=f"{end}: expected a number of 0 or above"):
         optax_llr.cascade_schedule(chain(2), 1, 2, 10, **{end: -0.1})
 
 
@@ -666,12 +639,12 @@ def test_ramp_equals_the_linear_schedule_of_optax():
 
 @pytest.mark.parametrize("bad", [0, -1])
 def test_unfreezing_refuses_stages_without_steps(bad):
-    with pytest.raises(ValueError, match="expected steps_per_stage above 0"):
+    with pytest.raises(ValueError, match="steps_per_stage: expected a number above"):
         optax_llr.gradual_unfreeze_schedule(chain(2), bad)
 
 
 def test_unfreezing_refuses_a_negative_ramp():
-    with pytest.raises(ValueError, match="expected ramp_steps of 0 or above"):
+    with pytest.raises(ValueError, match="ramp_steps: expected a number of 0 or"):
         optax_llr.gradual_unfreeze_schedule(chain(2), 10, -1)
 
 
@@ -761,13 +734,11 @@ def test_scaled_freezeout_sweeps_the_same_area_in_each_layer():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"total_steps": 0}, "expected total_steps above 0, got 0"),
-        ({"total_steps": -1}, "expected total_steps above 0, got -1"),
-        ({"total_steps": 10, "t0": 0.0}, r"expected t0 in \(0, 1\], got 0.0"),
-        ({"total_steps": 10, "t0": 1.1}, r"expected t0 in \(0, 1\], got 1.1"),
-        ({"total_steps": 10, "power": 0}, "expected a power above 0, got 0"),
-        ({"total_steps": 10, "t0": 1e-20}, "expected a larger t0 or a smaller power"),
-        ({"total_steps": 10, "power": 1e9}, "expected a larger t0 or a smaller power"),
+        ({"total_steps": 0}, "total_steps: expected a number above 0, got 0"),
+        ({"total_steps": 10, "t0": 0.0}, r"t0: expected a number in \(0, 1\], got 0.0"),
+        ({"total_steps": 10, "t0": 1.1}, r"t0: expected a number in \(0, 1\], got 1.1"),
+        ({"total_steps": 10, "power": 0}, "power: expected a number above 0, got 0"),
+        ({"total_steps": 10, "t0": 1e-20}, "power: expected a larger t0 or a smaller"),
         ({"total_steps": 10, "scaled": "no"}, "scaled: expected True or False"),
     ],
 )
@@ -800,7 +771,7 @@ def test_table_may_be_traced():
 
 @pytest.mark.parametrize("shape", [(), (3,), (0, 3), (1, 0), (2, 3, 4)])
 def test_table_refuses_other_shapes(shape):
-    with pytest.raises(ValueError, match=r"table_schedule: expected an array \(T, L\)"):
+    with pytest.raises(ValueError, match=r"table_schedule: values: .* array \(T, L\)"):
         optax_llr.table_schedule(np.ones(shape))
 
 
@@ -809,7 +780,7 @@ def test_table_refuses_other_shapes(shape):
 )
 def test_table_refuses_what_are_no_real_numbers(values):
     with pytest.raises(
-        ValueError, match=r"table_schedule: .* of real numbers, .* and dtype "
+        ValueError, match=r"table_schedule: values: .* of real numbers, "
     ):
         optax_llr.table_schedule(values)
 
@@ -823,6 +794,84 @@ def test_table_names_the_row_that_is_not_finite(bad):
 
 
 # Long runs
+
+FAR = 20_000_001  # an odd number beyond 2²⁴, from where float32 has the even ones only
+EDGES = {  # a schedule, the layer that has an edge at FAR, and its multipliers there
+    "gradual_unfreeze_schedule": (
+        lambda: optax_llr.gradual_unfreeze_schedule(chain(2), FAR),
+        0,
+        (0.0, 1.0),
+    ),
+    "gradual_unfreeze_schedule, fraction": (
+        lambda: optax_llr.gradual_unfreeze_schedule(chain(2), FAR - 0.5),
+        0,
+        (0.0, 1.0),
+    ),
+    "gradual_unfreeze_schedule, ramp": (
+        lambda: optax_llr.gradual_unfreeze_schedule(chain(2), FAR - 4, 4),
+        0,
+        (0.75, 1.0),
+    ),
+    "cascade_schedule, peak": (
+        lambda: optax_llr.cascade_schedule(chain(2), FAR, 0, FAR + 4, final=0.0),
+        0,
+        (1.0 - 1 / FAR, 1.0),
+    ),
+    "cascade_schedule, fall": (
+        lambda: optax_llr.cascade_schedule(chain(2), FAR - 4, 0, FAR, final=0.0),
+        0,
+        (0.25, 0.0),
+    ),
+    "freezeout_schedule": (
+        lambda: optax_llr.freezeout_schedule(chain(2), FAR, scaled=False),
+        1,
+        (np.pi**2 / 4 / FAR**2, 0.0),
+    ),
+    "join_schedules": (  # control
+        lambda: optax.join_schedules(
+            [lambda t: jnp.zeros(2), lambda t: jnp.ones(2)], [FAR]
+        ),
+        0,
+        (0.0, 1.0),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", [int, np.int64, jnp.int32, "jit"])
+@pytest.mark.parametrize("name", EDGES)
+def test_edges_are_steps_of_their_own_beyond_2_to_the_24(name, kind):
+    make, layer, expected = EDGES[name]
+    schedule = jax.jit(make()) if kind == "jit" else make()
+    counted = jnp.int32 if kind == "jit" else kind
+    for count, value in zip((FAR - 1, FAR), expected, strict=True):
+        found = float(schedule(counted(count))[layer])
+        if value in (0.0, 1.0):
+            assert found == value
+        else:
+            np.testing.assert_allclose(found, value, rtol=1e-5)
+
+
+@every_schedule
+@pytest.mark.parametrize("kind", [float, np.float32, jnp.float32])
+def test_counts_may_be_floats(make, kind):
+    schedule = make(chain(5))
+    for count in (0, 9, 25, 70):
+        np.testing.assert_allclose(
+            schedule(kind(count)), schedule(count), rtol=1e-5, atol=1e-6
+        )
+
+
+def test_edges_that_no_count_reaches():
+    """Counts end with their integers, and NumPy's go on."""
+    unfreeze = optax_llr.gradual_unfreeze_schedule(chain(2), 10**12)
+    freeze = optax_llr.freezeout_schedule(chain(2), 1e12)
+    cycle = optax_llr.cascade_schedule(chain(2), 0, 10**11, 10**12)
+    for count in (2**31 - 2, np.int64(2**40)):
+        assert unfreeze(count).tolist() == [0.0, 1.0]
+        assert (freeze(count) > 0).all()
+        assert (cycle(count) > 0).all()
+    table = optax_llr.table_schedule([[1.0], [2.0]])
+    assert table(np.int64(2**40)).tolist() == [2.0]
 
 
 @pytest.mark.parametrize("total", [10**5, 10**6])

@@ -150,7 +150,9 @@ def revert_to_uniform(
             raise ValueError(
                 "revert_to_uniform: the multipliers within `inner` cannot be led back, "
                 "as a wrapper around them does not pass extra arguments on "
-                "(schedule_free, for one); put revert_to_uniform inside of it"
+                "(schedule_free, for one, and what MultiSteps returns, though not "
+                "optax.GradientTransformationExtraArgs(steps.init, steps.update)); put "
+                "revert_to_uniform inside of it"
             )
         return updates, state._replace(
             inner=inner_state, reverting=reverting.astype(jnp.int32)

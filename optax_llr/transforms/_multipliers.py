@@ -103,8 +103,8 @@ def check_inner(owner: str, inner: object) -> None:
     if not isinstance(inner, optax.GradientTransformation):
         raise ValueError(
             f"{owner}: inner: expected an optax.GradientTransformation, such as "
-            "optax.adam(1e-3) (of MultiSteps, what `gradient_transformation()` "
-            f"returns), got {reprlib.repr(inner)}"
+            "optax.adam(1e-3) (of MultiSteps, GradientTransformationExtraArgs("
+            f"steps.init, steps.update)), got {reprlib.repr(inner)}"
         )
 
 

@@ -131,7 +131,7 @@ SURPLUS = {**tree(0), "neck": np.ones(2)}
 TALLER = {"stack": np.ones((4, 2, 2))}
 REFUSED = {
     "unknown leaf": ([SURPLUS], "'neck' is in none of the layers"),
-    "stack of another height": ([TALLER], "with 3 slices along axis 0; it now has"),
+    "stack of another height": ([TALLER], "with 3 slices along axis 0, as it was"),
     "leaf that the third tree lacks": (
         [tree(0), tree(1), {**tree(2), "bias": None}],
         "the first tree holds 'bias', tree 3 does not",

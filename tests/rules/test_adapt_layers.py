@@ -359,7 +359,10 @@ def test_bounds_that_are_none_are_refused(bounds):
     "rule", [optax_llr.rules.curvature, by_weight, None, (by_weight, by_weight)]
 )
 def test_rule_that_is_none_is_refused(rule):
-    with pytest.raises(ValueError, match="rule: expected a Rule, got"):
+    """Nor is one a pair of anything else."""
+    with pytest.raises(ValueError, match="^adapt_layers: rule: expected a Rule"):
+        adapt_layers(ADAM, LAYERS, optax_llr.Rule(1, None))
+    with pytest.raises(ValueError, match="^adapt_layers: rule: expected a Rule"):
         adapt_layers(ADAM, LAYERS, rule)
 
 
@@ -380,7 +383,7 @@ def test_rule_that_returns_something_else_is_refused(values, came):
 
 def test_update_without_parameters_is_refused():
     optimizer = adapt_layers(ADAM, LAYERS, BY_WEIGHT)
-    with pytest.raises(ValueError, match="adapt_layers needs the parameters"):
+    with pytest.raises(ValueError, match="adapt_layers: needs the parameters"):
         optimizer.update(GRADIENTS, optimizer.init(PARAMS))
 
 
@@ -437,3 +440,61 @@ def test_advice_of_reassign_keeps_the_optimizer_inside():
     _, meant = ADAM.update(GRADIENTS, mended.inner, PARAMS)
     jax.tree.map(np.testing.assert_array_equal, state.inner, meant)
     assert optax.tree.get(state.inner, "count") == 2
+
+
+@pytest.mark.parametrize("inner", [None, LAYERS, PARAMS, optax.sgd, BY_WEIGHT])
+def test_inner_that_is_no_optimizer_is_refused(inner):
+    with pytest.raises(ValueError, match="^adapt_layers: inner: expected an optax.Gr"):
+        adapt_layers(inner, LAYERS, BY_WEIGHT)
+
+
+@pytest.mark.parametrize("layers", [None, PARAMS, ADAM, BY_WEIGHT], ids=type)
+def test_layers_that_are_none_are_refused(layers):
+    with pytest.raises(ValueError, match="^adapt_layers: layers: expected Layers"):
+        adapt_layers(ADAM, layers, BY_WEIGHT)
+
+
+@pytest.mark.parametrize("result", [None, np.ones(4), (np.ones(4),), {"a": 1.0}])
+def test_rule_that_does_not_return_multipliers_and_a_state_is_refused(result):
+    rule = optax_llr.Rule(lambda layers, params: (), lambda step, state: result)
+    optimizer = adapt_layers(ADAM, LAYERS, rule)
+    with pytest.raises(ValueError, match="adapt_layers: expected a rule whose update"):
+        optimizer.update(GRADIENTS, optimizer.init(PARAMS), PARAMS)
+
+
+@pytest.mark.parametrize("raw", [None, "high", {"stem": 1.0}, [1.0, [2.0], 3.0, 4.0]])
+def test_rule_that_returns_no_numbers_is_refused(raw):
+    rule = optax_llr.Rule(lambda layers, params: (), lambda step, state: (raw, state))
+    optimizer = adapt_layers(ADAM, LAYERS, rule)
+    with pytest.raises(ValueError, match="adapt_layers: expected a rule that returns"):
+        optimizer.update(GRADIENTS, optimizer.init(PARAMS), PARAMS)
+
+
+def test_bounds_are_those_of_the_rule_where_none_are_given():
+    rule = constant(np.array([0.001, 0.5, 20.0, 5000.0]))
+    (used,) = measured(rule)
+    np.testing.assert_allclose(used, [0.1, 0.5, 10, 10], rtol=1e-6)
+    (used,) = measured(rule._replace(bounds=(0.01, 100.0)))
+    np.testing.assert_allclose(used, [0.01, 0.5, 20, 100], rtol=1e-6)
+    (used,) = measured(rule._replace(bounds=(0.01, 100.0)), bounds=(1, 2))
+    np.testing.assert_allclose(used, [1, 1, 2, 2], rtol=1e-6)
+    with pytest.raises(ValueError, match="bounds: expected two numbers"):
+        measured(rule._replace(bounds=(2, 1)))
+
+
+@pytest.mark.parametrize("size", [1e-6, 1e6])
+@pytest.mark.parametrize("name", ["gradient_norm", "trust_ratio"])
+def test_formulas_of_papers_are_not_cut_off(name, size):
+    """Between gradients (or updates) of a millionth and a million times the weights."""
+    rule = getattr(optax_llr.rules, name)()
+    gradients = jax.tree.map(lambda g: size * g, GRADIENTS)
+    optimizer = adapt_layers(optax.identity(), LAYERS, rule)
+    _, state = optimizer.update(gradients, optimizer.init(PARAMS), PARAMS)
+    norms = [
+        np.sqrt(layer_sum(LAYERS, jnp.square, tree)) for tree in (PARAMS, gradients)
+    ]
+    formula = {
+        "gradient_norm": 1 + np.log1p(1 / norms[1]),
+        "trust_ratio": norms[0] / norms[1],
+    }
+    np.testing.assert_allclose(state.measured, formula[name], rtol=1e-5)
