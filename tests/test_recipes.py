@@ -387,7 +387,9 @@ def test_mup_multipliers_follow_the_growth_of_the_shapes():
     sgd = by_path(names["kinds"], names["sgd"])
     assert adam == mup_factors(names, sgd=False)
     assert sgd == mup_factors(names, sgd=True)
-    assert adam["conv"] == adam["up"] == 1 / 4  # the width grew by 4, what is hidden by 8
+    assert (
+        adam["conv"] == adam["up"] == 1 / 4
+    )  # the width grew by 4, what is hidden by 8
     assert adam["down"] == 1 / 8
     assert (sgd["up"], sgd["down"], sgd["readout"]) == (2, 1 / 2, 4)
     assert adam["readout_bias"] == sgd["readout_bias"] == 1

@@ -221,7 +221,10 @@ class RangeTest:
         degrees = self._repeats - 1
         if not degrees:
             return np.zeros(len(values), bool)
-        mean, variance = values.mean(axis=-1), _over_repeats(values) ** 2 / (degrees + 1)
+        mean, variance = (
+            values.mean(axis=-1),
+            _over_repeats(values) ** 2 / (degrees + 1),
+        )
         with np.errstate(invalid="ignore"):  # nothing gained ever, or −∞
             rest = degrees * variance / (degrees * variance + mean**2)
         chance = np.asarray(betainc(degrees / 2, 0.5, np.nan_to_num(rest, nan=1.0))) / 2

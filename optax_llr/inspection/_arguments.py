@@ -32,9 +32,7 @@ def check_whole(function: str, name: str, value: Any) -> int:
     except TypeError:
         whole = 0
     if whole < 1:
-        raise ValueError(
-            f"{function}: {name}: expected an int above 0, got {value!r}"
-        )
+        raise ValueError(f"{function}: {name}: expected an int above 0, got {value!r}")
     return whole
 
 

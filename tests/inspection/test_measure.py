@@ -197,9 +197,7 @@ BAD = {
         "measures",
     ),
     "a string": (
-        lambda: measure_layers(
-            LAYERS, GRADIENTS, UPDATES, PARAMS, measures="rotation"
-        ),
+        lambda: measure_layers(LAYERS, GRADIENTS, UPDATES, PARAMS, measures="rotation"),
         "measures",
     ),
     "no past": (

@@ -232,7 +232,9 @@ BAD = {
     "table: swapped": lambda s: layer_table(PARAMS, LAYERS),
     "table: layers twice": lambda s: layer_table(LAYERS, LAYERS),
     "table: no parameters": lambda s: layer_table(LAYERS, None),
-    "table: multipliers for steps": lambda s: layer_table(LAYERS, PARAMS, schedule, "4"),
+    "table: multipliers for steps": lambda s: layer_table(
+        LAYERS, PARAMS, schedule, "4"
+    ),
     "table: a dict": lambda s: layer_table(LAYERS, PARAMS, {"stem": 1.0}),
     "multipliers: a name": lambda s: layer_multipliers("stem", s),
     "rates: no rate": lambda s: layer_rates(LAYERS, s, None),
