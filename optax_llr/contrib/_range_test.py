@@ -61,7 +61,7 @@ class RangeTest:
         neighbour diverged. Of equal losses the multiplier nearest to 1 wins.
         """
         losses = np.moveaxis(_worst_if_diverged(self.losses), -1, 0)
-        found = [self._minima(repeat, np.positive, np.positive) for repeat in losses]
+        found = [_minima(self.multipliers, repeat) for repeat in losses]
         return np.stack(found, axis=-1)
 
     @property
@@ -230,24 +230,8 @@ class RangeTest:
         chance = np.asarray(betainc(degrees / 2, 0.5, np.nan_to_num(rest, nan=1.0))) / 2
         return (mean > 0) & (chance < LEVEL / max(1, len(values)))
 
-    def _minima(self, losses: np.ndarray, scale: Any, back: Any) -> np.ndarray:
-        """Where parabolas through the least of losses (L, M) have their minima, (L,).
-
-        They are parabolas in scale(m), and back leads from there to m.
-        """
-        least = self._argmin(losses)
-        found = self.multipliers[least]
-        at = scale(self.multipliers)
-        for layer, i in enumerate(least):
-            near = losses[layer, i - 1 : i + 2]
-            if 0 < i < len(at) - 1 and np.isfinite(near).all():
-                found[layer] = back(_vertex(at[i - 1 : i + 2], near))
-        return found
-
     def _argmin(self, losses: np.ndarray) -> np.ndarray:
-        """Of losses (L, M, …) the index of the least; of equal ones nearest to 1."""
-        order = np.argsort(abs(np.log(self.multipliers)), kind="stable")
-        return order[losses[:, order].argmin(axis=1)]
+        return _argmin(self.multipliers, losses)
 
 
 def layer_range_test(
@@ -371,8 +355,8 @@ def _tried_between(
     """
     mean = _worst_if_diverged(test.losses).mean(axis=-1)
     minima = [
-        test._minima(mean, np.positive, np.positive),
-        test._minima(mean, np.log, np.exp),
+        _minima(test.multipliers, mean),
+        _minima(test.multipliers, mean, np.log, np.exp),
     ]
     # As float32, which is what steps see.
     between = np.stack(minima, axis=-1).astype(np.float32).astype(float)
@@ -434,6 +418,31 @@ def _over_repeats(values: np.ndarray) -> np.ndarray:
         return np.full(values.shape[:-1], np.nan)
     with np.errstate(invalid="ignore"):  # of infinite values
         return values.std(axis=-1, ddof=1)
+
+
+def _argmin(multipliers: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    """Of losses (L, M, …) the index of the least; of equal ones nearest to 1."""
+    order = np.argsort(abs(np.log(multipliers)), kind="stable")
+    return order[losses[:, order].argmin(axis=1)]
+
+
+def _minima(
+    multipliers: np.ndarray,
+    losses: np.ndarray,
+    scale: Any = np.positive,
+    back: Any = np.positive,
+) -> np.ndarray:
+    """Where parabolas through the least of losses (L, M) have their minima, (L,).
+
+    They are parabolas in scale(m), and back leads from there to m.
+    """
+    least, at = _argmin(multipliers, losses), scale(multipliers)
+    found = multipliers[least]
+    for layer, i in enumerate(least):
+        near = losses[layer, i - 1 : i + 2]
+        if 0 < i < len(at) - 1 and np.isfinite(near).all():
+            found[layer] = back(_vertex(at[i - 1 : i + 2], near))
+    return found
 
 
 def _vertex(x: np.ndarray, y: np.ndarray) -> float:

@@ -167,7 +167,10 @@ def monitor_layers(
             measures=measure_if_due(state.steps, state.measures, trees),
         )
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    # Optax's type of a state knows no None.
+    return optax.GradientTransformationExtraArgs(
+        cast(Any, init_fn), cast(Any, update_fn)
+    )
 
 
 _NAME = "monitor_layers"

@@ -39,7 +39,6 @@ def reassign_layers(layers: Layers, opt_state: PyTree) -> PyTree:
         >>> state = optax_llr.reassign_layers(two, state)
         >>> _ = optax_llr.scale_by_layer(two, np.ones(2)).update(params, state)
     """
-
     check_layers("reassign_layers", layers, opt_state=opt_state)
 
     def reassign(node: Any) -> Any:

@@ -84,19 +84,20 @@ def layer_rates(
     """
     state = _state_of("layer_rates", layers, opt_state)
     multipliers = state.multipliers
+    now: Any = rate
     if callable(rate):  # the count is that of the next step
-        rate = rate(jnp.maximum(jnp.asarray(state.count) - 1, 0))
+        now = rate(jnp.maximum(jnp.asarray(state.count) - 1, 0))
     elif not is_number(rate):
         raise ValueError(
             "layer_rates: rate: expected a finite real number or a schedule, got "
             f"{rate!r}"
         )
-    rates = jnp.asarray(rate, multipliers.dtype)
+    rates = jnp.asarray(now, multipliers.dtype)
     return _by_name(layers, multipliers * rates[..., None])
 
 
 def _state_of(function: str, layers: Layers, opt_state: PyTree) -> ScaleByLayerState:
-    """The one state of `scale_by_layer` in an optimizer state that is of these layers."""
+    """The one state of `scale_by_layer` that belongs to these layers."""
     check_layers(function, layers, opt_state=opt_state)
     states = [s for s in layer_states(opt_state) if isinstance(s, ScaleByLayerState)]
     ours = [state for state in states if belongs(state, layers)]

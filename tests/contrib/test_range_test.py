@@ -227,7 +227,7 @@ def test_a_second_call_tries_what_lies_between():
 
 def test_other_batches_in_the_second_call_are_found():
     calls = iter([1.0, 1.1])
-    with pytest.raises(ValueError, match="in both calls of run, got .* and then"):
+    with pytest.raises(ValueError, match=r"in both calls of run, got .* and then"):
         layer_range_test(LAYERS, lambda rows: next(calls) * quadratic(1)(rows))
 
 

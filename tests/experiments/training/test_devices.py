@@ -9,6 +9,7 @@ import pytest
 from tiny_runs import CONFIG, Events, assert_alike, dataset
 
 from experiments import study
+from experiments.data.dataset import load
 from experiments.policies.catalogue import POLICIES
 from experiments.training import compiling
 from experiments.training.devices import Devices
@@ -209,3 +210,32 @@ def test_images_that_fill_up_are_never_trained_on(eight):
     """Of 100 images on eight devices four are filled in: an epoch orders 100."""
     assert len(eight._train.labels) == 104
     assert eight.like(POLICIES["uniform"]).order.shape == (100,)
+
+
+@pytest.mark.slow
+def test_runs_come_apart_no_further_than_the_page_says():
+    """docs/scaling.md: equal at first, and then as rounding grows."""
+    config = dataclasses.replace(
+        CONFIG,
+        model="cnn-shallow",
+        batch_size=160,
+        validation=1_200,
+        epochs=5,
+        rate=0.1,
+    )
+    whole = load(config.source, validation=config.validation)
+    some = np.arange(100)
+    images = dataclasses.replace(
+        whole, validation=whole.validation.take(some), test=whole.test.take(some)
+    )
+
+    def losses(devices):
+        events = Events()
+        chosen = dataclasses.replace(config, devices=devices)
+        Trainer(chosen, images).run(POLICIES["uniform"], 0, events)
+        return np.array([e["loss"] for e in events if e["kind"] == "train"])
+
+    one, eight = losses(1), losses(8)
+    assert len(one) == 25
+    np.testing.assert_allclose(eight[:4], one[:4], rtol=1e-6)
+    np.testing.assert_allclose(eight, one, rtol=1e-2)
