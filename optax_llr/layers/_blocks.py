@@ -16,6 +16,7 @@ from ._found import Found, part_name
 
 # A letter right behind a number counts too: `block2a`, `block2b`.
 _COUNTER = re.compile(r"\d+|(?<=\d)[a-z](?![a-zA-Z])")
+_NUMBER = re.compile(r"_?\d+")
 
 
 class _Unit(NamedTuple):
@@ -28,8 +29,16 @@ class _Unit(NamedTuple):
 
     def like(self, other: "_Unit") -> bool:
         """Whether one has all parameters of the other (and a shortcut, say)."""
-        a, b = self.shapes.keys(), other.shapes.keys()
+        # Keras numbers variables through the whole model.
+        a, b = (
+            collections.Counter(_NUMBER.sub("", rest) for rest in unit.shapes)
+            for unit in (self, other)
+        )
         return a <= b or b <= a
+
+    def same_sizes(self, other: "_Unit") -> bool:
+        common = self.shapes.keys() & other.shapes.keys()
+        return all(self.shapes[rest] == other.shapes[rest] for rest in common)
 
 
 def block_names(found: Found) -> Callable[[str], str]:
@@ -129,18 +138,24 @@ def _stands_between(larger: Sequence[_Unit], stack: Sequence[_Unit]) -> bool:
 def _are_stages(
     found: Found, stack: Sequence[_Unit], candidates: Sequence[Sequence[_Unit]]
 ) -> bool:
-    """Whether units of changing sizes are made of residual blocks."""
-    if any(a.shapes == b.shapes for a, b in itertools.pairwise(stack)):
-        return False
-    paths = frozenset[str]().union(*(unit.paths for unit in stack))
-    return any(
-        inside is not stack
-        and all(inner.paths <= paths for inner in inside)
-        and any(
+    """Whether units are made of residual blocks, several of one kind."""
+    change = not all(a.same_sizes(b) for a, b in itertools.pairwise(stack))
+    for inside in candidates:
+        within = [
+            [inner for inner in inside if inner.paths < unit.paths] for unit in stack
+        ]
+        if sum(map(len, within)) < len(inside):
+            continue
+        several = [inners for inners in within if len(inners) > 1]
+        alike = change or any(
+            a.same_sizes(b) for inners in several for a, b in itertools.pairwise(inners)
+        )
+        residual = any(
             found.read_by(inner.paths) & found.added_to(inner.paths) for inner in inside
         )
-        for inside in candidates
-    )
+        if several and alike and residual:
+            return True
+    return False
 
 
 def _around(found: Found, names: dict[str, str]) -> dict[str, str]:
@@ -151,7 +166,7 @@ def _around(found: Found, names: dict[str, str]) -> dict[str, str]:
     for path in found.shapes:
         if path in names or not found.knows_path(path):
             continue
-        node, (host, row) = found.home_of(path)
+        node, (host, row) = found.home_of(found.neighbour(path, names))
         if host in names:
             around[path] = part_name(names[host], row)
         else:

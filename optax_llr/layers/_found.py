@@ -194,6 +194,15 @@ class Found:
         """Where the layer of a parameter stands, and by which parameter."""
         return self._home[max(self._layer[path].values())]
 
+    def neighbour(self, path: str, blocks: Mapping[str, str]) -> str:
+        """For a vector in a module with matrices and no blocks one of these."""
+        outer = path.rpartition("/")[0].rpartition("/")[0]
+        inside = [p for p in self.shapes if outer and p.startswith(f"{outer}/")]
+        matrices = [p for p in inside if self.level_of(p) >= 0]
+        if self.level_of(path) >= 0 or any(p in blocks for p in inside):
+            return path
+        return matrices[0] if matrices else path
+
     def level_of(self, path: str) -> int:
         """The last level at which a matrix is applied; -1 for vectors."""
         nodes = self._applying([path])
@@ -335,14 +344,21 @@ class Found:
         return all(self.is_vector((path, row)) for path in self._owned[name])
 
 
-def _owning_modules(paths: Iterable[str]) -> dict[str, str]:
-    """The module of each parameter; what lies in a list, or alone, is its own."""
+def _owning_modules(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+    """The module of each parameter; what lies in a list, or alone, is its own.
 
-    def owner(path: str) -> str:
-        module, _, name = path.rpartition("/")
-        return path if not module or name.isdecimal() else module
+    So is a vector of a module that holds modules.
+    """
+    modules = {path: path.rpartition("/")[0] for path in shapes}
+    inner = {module.rpartition("/")[0] for module in modules.values()}
+    outer = {at for module in inner for at in _prefixes(module)}
 
-    owners = {path: owner(path) for path in paths}
+    def owner(path: str, module: str) -> str:
+        vector = sum(size > 1 for size in shapes[path]) <= 1
+        own = path.rpartition("/")[2].isdecimal() or (vector and module in outer)
+        return path if not module or own else module
+
+    owners = {path: owner(path, module) for path, module in modules.items()}
     alone = len(set(owners.values())) == 1
     return {path: path for path in owners} if alone else owners
 

@@ -50,7 +50,9 @@ class Graph:
         """The node that all of these lead to."""
         distinct = tuple(dict.fromkeys(nodes))
         read = {i for node in distinct for i in self.reads[node]}
-        ends = [node for node in distinct if node not in read]
+        # More input (a batch statistic, a mask) is no step on the way.
+        ends = [node for node in distinct if node not in read and node != INPUT]
+        ends = ends or [INPUT]
         return ends[0] if len(ends) == 1 else self.add(ends)
 
     def front(self, node: int) -> Front:
