@@ -248,13 +248,14 @@ def test_interpolate_gives_a_single_layer_the_first_value():
 @given(
     first=st.floats(0, 1e3, width=32),
     last=st.floats(0, 1e3, width=32),
-    length=st.integers(2, 30),
+    length=st.sampled_from([2, 3, 30]),
 )
+@settings(max_examples=25, deadline=None)
 def test_interpolate_is_exact_at_both_ends_and_between_them(first, last, length):
     multipliers = optax_llr.interpolate_schedule(chain(length), first, last)(0)
     assert multipliers[0] == first
     assert multipliers[-1] == last
-    slack = 1e-12 * max(first, last)
+    slack = 1e-6 * max(first, last)  # computed in float32
     assert (multipliers >= min(first, last) - slack).all()
     assert (multipliers <= max(first, last) + slack).all()
 
