@@ -122,7 +122,7 @@ def strictly():
         yield
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float8_e4m3fn])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float8_e4m3fn])
 @every
 def test_strict_modes(name, dtype):
     """Promotion of dtypes and ranks, NaN and infinity: eagerly and compiled."""
@@ -279,7 +279,6 @@ NUMBERS = {  # factories of what there are numbers in, and whether they must be 
 KINDS = {
     "int64": (np.int64(1), np.int64(3)),
     "float32": (np.float32(1), np.float32(3)),
-    "float64": (np.float64(1), np.float64(3)),
     "bfloat16": (jnp.bfloat16(1), jnp.bfloat16(3)),
     "int of JAX": (jnp.int32(1), jnp.int32(3)),
 }
@@ -316,7 +315,6 @@ def mesh():
 
 
 P = jax.sharding.PartitionSpec
-NORMS = [name for name in TRANSFORMATIONS if name in MEASURED or name == "layca"]
 FLAT = {"kernel": jnp.ones((52, 2, 2)), "head": jnp.ones((52, 2, 2))}
 FLAT_LAYERS = optax_llr.match_layers(FLAT, [(name, name) for name in FLAT])
 
