@@ -5,6 +5,8 @@ docs/compatibility.md names these tests.
 
 import contextlib
 import logging
+import pathlib
+import re
 
 import chex
 import jax
@@ -293,9 +295,8 @@ def test_numbers_of_numpy_and_jax_are_as_good_as_those_of_python(name):
         if isinstance(made, optax_llr.Rule):
             made = optax_llr.adapt_layers(optax.sgd(0.5), LAYERS, made)
         if isinstance(made, optax.GradientTransformation):
-            params = tree(0)
-            state = made.init(params)
-            return stepper(made)(tree(1), state, params, value=1.0)
+            params = {"head": jnp.ones((4, 13, 1))}
+            return stepper(made)(params, made.init(params), params, value=1.0)
         return made(np.int64(2)) if callable(made) else made
 
     python = result((1, 3))
@@ -405,3 +406,18 @@ def test_flatten_leaves_one_leaf_that_belongs_to_no_layer():
     outside = optax.chain(optax.flatten(optax.adam(0.1)), inner)
     updates, _ = outside.update(FLAT, outside.init(FLAT), FLAT)
     chex.assert_trees_all_equal_shapes(updates, FLAT)
+
+
+# --- The page -----------------------------------------------------------------------
+
+
+def test_compatibility_names_tests_that_there_are():
+    tests = pathlib.Path(__file__).parent
+    page = (tests.parent / "docs" / "compatibility.md").read_text()
+    names = re.findall(r"`(?:([\w/]+\.py)|…)(?:::(\w+))?`", page)
+    assert len(names) > 30
+    file = ""
+    for name, test in names:
+        file = name or file
+        text = (tests / file).read_text()
+        assert not test or f"def {test}(" in text, (file, test)
