@@ -93,7 +93,9 @@ def measuring(rule: Callable[[Config], Rule]) -> Layering:
 
     def adapted(make: Make, told: Told, config: Config, layers: Layers) -> Chain:
         inner = make(told.rate)
-        return optax_llr.adapt_layers(inner, layers, rule(config), relative=True)
+        return optax_llr.adapt_layers(
+            inner, layers, rule(config), bounds=(0.1, 10.0), relative=True
+        )
 
     return adapted
 

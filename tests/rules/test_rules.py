@@ -504,7 +504,7 @@ def test_single_layer(name):
     layers = optax_llr.match_layers(params, [("only", "only")])
     for relative in (False, True):
         optimizer = optax_llr.adapt_layers(
-            optax.sgd(1e-3), layers, CASES[name].rule, relative=relative
+            optax.sgd(1e-3), layers, CASES[name].rule, (0.1, 10), relative=relative
         )
         state = optimizer.init(params)
         for _ in range(3):

@@ -1,4 +1,4 @@
-"""Whose a state is: foreign ones, checkpoints of another grouping, what reads states."""
+"""Whose a state is: foreign ones, checkpoints of another grouping, readers."""
 
 import pickle
 
@@ -184,5 +184,7 @@ def test_parameters_have_the_leaves_and_shapes_of_updates(name):
 @every
 def test_updates_are_floats(name, leaf):
     made = MAKE[name](OLD)
-    with pytest.raises(ValueError, match=rf"^{name}: expected updates of a floating"):
+    with pytest.raises(
+        ValueError, match=rf"^{name}: expected (updates of a fl|an array)"
+    ):
         made.update({"stem": leaf}, made.init(PARAMS), {"stem": np.ones(2)})
