@@ -142,7 +142,7 @@ def _are_stages(
     change = not all(a.same_sizes(b) for a, b in itertools.pairwise(stack))
     for inside in candidates:
         within = [
-            [inner for inner in inside if inner.paths < unit.paths] for unit in stack
+            [inner for inner in inside if inner.paths <= unit.paths] for unit in stack
         ]
         if sum(map(len, within)) < len(inside):
             continue

@@ -116,12 +116,12 @@ def trace_layers(
             "params, x: jax.vmap(forward, (None, 0), axis_name=…)(params, x[None]), "
             "params, x)"
         ) from error
-    if isinstance(group, str):
-        if group != "block":
-            raise ValueError(
-                f"trace_layers: group: expected 'block' or a function, got {group!r}"
-            )
+    if group == "block":
         group = block_names(_walked(closed, shapes, None))
+    if not (group is None or callable(group)):
+        raise ValueError(
+            f"trace_layers: group: expected 'block' or a function, got {group!r}"
+        )
     return _walked(closed, shapes, group).to_layers(unused or {})
 
 
