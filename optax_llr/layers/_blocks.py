@@ -73,7 +73,9 @@ def _stacks(found: Found, scanned: Iterable[str]) -> list[list[_Unit]]:
         if not taken & paths and not _are_stages(found, stack, candidates):
             chosen.append(stack)
             taken |= paths
-    return [s for s in chosen if not any(_stands_between(t, s) for t in chosen)]
+    levels = [(len(s), found.levels_of(s)) for s in found.stacks]
+    levels += [(len(s[0].paths), {unit.end for unit in s}) for s in chosen]
+    return [stack for stack in chosen if not _spans_larger(stack, levels)]
 
 
 def _candidates(found: Found, scanned: set[str]) -> list[list[_Unit]]:
@@ -128,10 +130,14 @@ def _follow_one_another(found: Found, stack: Sequence[_Unit]) -> bool:
     return True
 
 
-def _stands_between(larger: Sequence[_Unit], stack: Sequence[_Unit]) -> bool:
-    """Whether larger units stand within a stack: then it is none (`Dense_0`, …)."""
-    return len(larger[0].paths) > len(stack[0].paths) and any(
-        stack[0].end < unit.end < stack[-1].end for unit in larger
+def _spans_larger(
+    stack: Sequence[_Unit], others: Iterable[tuple[int, set[int]]]
+) -> bool:
+    """Whether larger blocks stand within a stack: then it is none (`Dense_0`, …)."""
+    first, last = stack[0].end, stack[-1].end
+    return any(
+        size > len(stack[0].paths) and any(first < level < last for level in levels)
+        for size, levels in others
     )
 
 
@@ -142,7 +148,7 @@ def _are_stages(
     change = not all(a.same_sizes(b) for a, b in itertools.pairwise(stack))
     for inside in candidates:
         within = [
-            [inner for inner in inside if inner.paths < unit.paths] for unit in stack
+            [inner for inner in inside if inner.paths <= unit.paths] for unit in stack
         ]
         if sum(map(len, within)) < len(inside):
             continue

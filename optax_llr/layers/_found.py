@@ -203,10 +203,13 @@ class Found:
             return path
         return matrices[0] if matrices else path
 
+    def levels_of(self, paths: Iterable[str]) -> set[int]:
+        """The levels at which matrices are applied."""
+        return {self.graph.front(node).level for node in self._applying(paths)}
+
     def level_of(self, path: str) -> int:
-        """The last level at which a matrix is applied; -1 for vectors."""
-        nodes = self._applying([path])
-        return max((self.graph.front(node).level for node in nodes), default=-1)
+        """The last of these; -1 for a vector."""
+        return max(self.levels_of([path]), default=-1)
 
     def read_by(self, paths: Iterable[str]) -> set[int]:
         """What the layers of matrices read."""

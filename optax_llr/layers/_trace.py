@@ -49,6 +49,13 @@ def trace_layers(
     modules as well as parameters of its own gives these a layer, under the path of the
     first that is no vector.
 
+    With `group="block"` each block that repeats is a layer: the outermost unit that
+    stands there several times with the same parameters, give or take a shortcut, one
+    behind the other, under paths that differ in a number, or as slices of a scan; in a
+    ResNet the residual blocks, not the stages. What comes before is the stem, what
+    comes behind the head, of each stack; what takes one stage to the next is a layer of
+    its own. A norm outside joins what feeds it, or the module that it stands in.
+
     Args:
         fn: a forward pass or a loss, called as `fn(params, *args, **kwargs)`.
         params: the parameters, as the optimizer will be given them. Arrays or
@@ -56,10 +63,9 @@ def trace_layers(
         *args: inputs. Whatever has a shape and a dtype counts as input, also random
             keys and batch statistics; everything else (flags, sizes) is static.
             State that only serves to rescale weights is closed over instead.
-        group: `"block"` for one layer a repeated block (see below), or a function from
-            a parameter's path to the name of its layer. Given, it decides
-            alone: norms join no other layer; only the slices of a scanned parameter
-            stay apart. One layer a module, norms too, is
+        group: `"block"`, or a function from a parameter's path to the name of its
+            layer. It decides alone: norms join no other layer; only the slices of a
+            scanned parameter stay apart. One layer a module, norms too, is
             `group=lambda path: path.rpartition("/")[0]`.
         unused: where parameters belong that this pass does not use and that the model
             keeps (a mask token, a pooler): from a path, or a pattern for all of it
@@ -72,8 +78,8 @@ def trace_layers(
     Raises:
         ValueError: naming the parameters, if some are never used, or are scanned along
             another axis than 0; if there is no input, a named axis stands outside of
-            `fn`, `group` gives no name, or `unused` names no unused parameter or no
-            layer. `match_layers` serves models that cannot be traced.
+            `fn`, `group` gives no name or finds no block, or `unused` names no unused
+            parameter or no layer. `match_layers` serves models that cannot be traced.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax_llr
@@ -116,12 +122,12 @@ def trace_layers(
             "params, x: jax.vmap(forward, (None, 0), axis_name=…)(params, x[None]), "
             "params, x)"
         ) from error
-    if isinstance(group, str):
-        if group != "block":
-            raise ValueError(
-                f"trace_layers: group: expected 'block' or a function, got {group!r}"
-            )
+    if group == "block":
         group = block_names(_walked(closed, shapes, None))
+    if not (group is None or callable(group)):
+        raise ValueError(
+            f"trace_layers: group: expected 'block' or a function, got {group!r}"
+        )
     return _walked(closed, shapes, group).to_layers(unused or {})
 
 

@@ -1028,7 +1028,7 @@ def test_the_own_parameters_of_a_module_are_called_by_their_name():
     assert set(layers.names) == {
         *("image/patch", "image/positions", "image/block", "head")
     }
-    assert layer_of(layers, "image/token") == "image/positions"
+    assert layer_of(layers, "image/token") == "image/patch"
 
 
 @pytest.mark.parametrize("shape", [(8,), ()])
