@@ -1,7 +1,9 @@
 """Sums by layer: what the rules and the measurements are made of."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from ._layers import Layers, as_indices, check_leaf
 from ._paths import PyTree, leaves_by_path
+
+_left_out: ContextVar[np.ndarray | None] = ContextVar("_left_out", default=None)
 
 TINY = float(np.finfo(np.float32).tiny)
 
@@ -90,8 +94,22 @@ def layer_cosine(layers: Layers, one: PyTree, other: PyTree) -> jax.Array:
     return jnp.where(finite, cosine, jnp.nan)
 
 
+@contextlib.contextmanager
+def leaving_out(frozen: np.ndarray) -> Iterator[None]:
+    """Layers that trees do not hold, within, though their leaves are there: (L,).
+
+    Those that are frozen in a phase: masks of Optax are to see them, measures not.
+    """
+    token = _left_out.set(frozen)
+    try:
+        yield
+    finally:
+        _left_out.reset(token)
+
+
 def layer_slices(layers: Layers, tree: PyTree) -> dict[int, list[jax.Array]]:
     """What a tree holds of each layer: leaves, or slices of stacked leaves."""
+    present = layers_in(layers, tree)
     parts: dict[int, list[jax.Array]] = {}
     for path, leaf in leaves_by_path(tree).items():
         check_leaf(layers, path, leaf)
@@ -100,7 +118,7 @@ def layer_slices(layers: Layers, tree: PyTree) -> dict[int, list[jax.Array]]:
         slices = leaf if isinstance(member, tuple) else [leaf]
         for index, part in zip(as_indices(member), slices, strict=True):
             parts.setdefault(index, []).append(part)
-    return dict(sorted(parts.items()))
+    return {index: parts[index] for index in sorted(parts) if present[index]}
 
 
 def layers_in(layers: Layers, tree: PyTree) -> np.ndarray:
@@ -109,7 +127,9 @@ def layers_in(layers: Layers, tree: PyTree) -> np.ndarray:
     for path, leaf in leaves_by_path(tree).items():
         check_leaf(layers, path, leaf)
         found[np.array(layers.members[path])] = True
-    return found
+    left_out = _left_out.get()
+    known = left_out is not None and len(left_out) == len(found)
+    return found & ~left_out if known else found
 
 
 def updated(
