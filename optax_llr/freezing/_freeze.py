@@ -1,4 +1,4 @@
-"""The optimizer of a phase: frozen layers are not computed, all count for themselves."""
+"""The optimizer of a phase: frozen layers wait, and every layer counts for itself."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -86,7 +86,7 @@ class _Step:
     def update(self, extra_args: Mapping[str, Any]) -> tuple[PyTree, PyTree]:
         updates, state, params = self.trees
         gradients, weights = leaves_by_path(updates), leaves_by_path(params)
-        members, roles = self.layers.members, self.roles
+        roles = self.roles
         old = jax.tree.leaves(state)
         values: list[Value] = [
             *(self._seen(path, leaf) for path, leaf in gradients.items()),
@@ -105,7 +105,6 @@ class _Step:
         kept = [self._new(*row) for row in rows]
         for member in whole:
             self._check_stack(member)
-        del members
         return (
             jax.tree.unflatten(jax.tree.structure(updates), changed),
             jax.tree.unflatten(jax.tree.structure(state), kept),

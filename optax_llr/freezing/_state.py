@@ -61,7 +61,14 @@ class Roles:
         keys = [keys for keys, _ in tree_leaves_with_path(params)]
         marks = jax.tree.unflatten(jax.tree.structure(params), map(_Of, keys))
         found, _ = tree_flatten_with_path(_marked(inner, state, marks))
-        leaves = jax.tree.leaves(state)
+        # As the optimizer makes it: a vector may be of as many numbers as layers.
+        made = jax.eval_shape(inner.init, params)
+        if jax.tree.structure(made) != jax.tree.structure(state):
+            raise ValueError(
+                "Phase.freeze: expected a state of this optimizer, of the structure "
+                f"{jax.tree.structure(made)}, got {jax.tree.structure(state)}"
+            )
+        leaves = jax.tree.leaves(made)
         nodes = {
             field[:-1]
             for keys, mark in found
@@ -83,8 +90,8 @@ class Roles:
         for leaf, path, (keys, _) in zip(leaves, self.path, found, strict=True):
             by_rule = any(keys[: len(rule)] == rule for rule in ruled)
             alone = path is None and not by_rule and keys[:-1] in nodes
-            self.own.append(alone and jnp.shape(leaf) in ((), (length,)))
-            by_layer = jnp.shape(leaf)[:1] == (length,)
+            self.own.append(alone and not leaf.shape)
+            by_layer = leaf.shape[:1] == (length,)
             self.measured.append(path is None and by_rule and by_layer)
 
 
@@ -152,12 +159,22 @@ def _marked(
                 f"phases; put it around: {instead}, with phases in whole steps"
             )
     try:
-        return optax.tree.map_params(inner, lambda _, mark: mark, state, marks)
+        return optax.tree.map_params(
+            inner,
+            lambda leaf, mark: leaf if _is_masked(leaf) else mark,
+            state,
+            marks,
+            is_leaf=_is_masked,
+        )
     except Exception as error:
         raise ValueError(
             "Phase.freeze: cannot tell which part of this optimizer's state belongs to "
             "which parameter, as optax.tree.map_params cannot"
         ) from error
+
+
+def _is_masked(node: Any) -> bool:
+    return isinstance(node, optax.MaskedNode)
 
 
 _AROUND = [
@@ -171,4 +188,5 @@ _AROUND = [
         "optax.contrib.sam",
         "sam(phase.freeze(optimizer), adversarial)",
     ),
+    (FreezeState, "another phase", "phase.freeze(optimizer) once"),
 ]

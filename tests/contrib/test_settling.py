@@ -69,11 +69,10 @@ def test_what_is_frozen_stays_so():
     assert settling.phase.names == ("conv",)
 
 
-def test_pauses_are_counted():
+def test_each_layer_that_settles_begins_a_phase():
     settling = run(begin(checks=1), (0, MOVING, MOVING), (0, 0, MOVING))
     names = [phase.names for phase in settling.phases]
     assert names == [(), ("conv",), ("conv", "hidden")]
-    assert settling.phase.paused == (10, 0, 0)
 
 
 def test_the_last_layer_that_moves_is_left():
