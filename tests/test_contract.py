@@ -1109,10 +1109,17 @@ def scaled_by_layer(inner, layers):
     return optax.chain(inner, optax_llr.scale_by_layer(layers, values))
 
 
+def pausing(inner, layers):
+    """In a phase with a frozen layer."""
+    frozen = (True, *[False] * (len(layers) - 1))
+    return optax_llr.Phase(layers, 0, 1, frozen).freeze(inner)
+
+
 WRAPPERS = {
     "adapt_layers": adapted,
     "monitor_layers": monitored,
     "revert_to_uniform": reverting,
+    "freeze": pausing,
 }
 ADAM = optax.adam(0.1)
 WATCHED = {"value": np.nan}  # each of which is worse than the one before

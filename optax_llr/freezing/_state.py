@@ -60,7 +60,6 @@ class Roles:
         """Looks through the state of an optimizer of so many layers."""
         keys = [keys for keys, _ in tree_leaves_with_path(params)]
         marks = jax.tree.unflatten(jax.tree.structure(params), map(_Of, keys))
-        found, _ = tree_flatten_with_path(_marked(inner, state, marks))
         # As the optimizer makes it: a vector may be of as many numbers as layers.
         made = jax.eval_shape(inner.init, params)
         if jax.tree.structure(made) != jax.tree.structure(state):
@@ -68,6 +67,7 @@ class Roles:
                 "Phase.freeze: expected a state of this optimizer, of the structure "
                 f"{jax.tree.structure(made)}, got {jax.tree.structure(state)}"
             )
+        found, _ = tree_flatten_with_path(_marked(inner, state, marks))
         leaves = jax.tree.leaves(made)
         nodes = {
             field[:-1]
