@@ -1258,7 +1258,12 @@ def test_injected_rate_of_the_optimizer_inside_can_be_set_from_outside(wrap):
     assert update._cache_size() == 1
 
 
-PARAM_LIKE = {"adapt_layers": 3, "monitor_layers": 4, "revert_to_uniform": 2}
+PARAM_LIKE = {
+    "adapt_layers": 3,
+    "monitor_layers": 4,
+    "revert_to_uniform": 2,
+    "freeze": 2,
+}
 
 
 @pytest.mark.parametrize("name", WRAPPERS)
