@@ -10,7 +10,7 @@ where something is computed from many layers, a norm, say, they are zeros.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,8 @@ from jax.extend.core import Literal as Constant
 from ..layers._layers import Member
 from ._split_scans import run
 
-Owner = Member | Literal["many"] | None
-"""Which layer an array is of: one, or those of a stack; several; or none."""
+Owner = Member | str | None
+"""Whose an array is: a layer's, or those of a stack; "many"; or nobody's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Evaluation:
         """A value as one array, of this layer."""
         if isinstance(value, One):
             return jnp.zeros(aval.shape, aval.dtype) if _absent(value) else value.array
-        if owner is None or owner == "many":
+        if not isinstance(owner, int | tuple):
             raise MixedError
         picked = self._element(value, owner)
         if isinstance(owner, tuple):
@@ -123,9 +123,9 @@ class Evaluation:
         return [One(array, owner) for array in run(eqn, arrays, around)]
 
     def _operands(self, eqn: JaxprEqn, values: list[Value], owner: Owner) -> list[Any]:
-        avals = [atom.aval for atom in eqn.invars]
+        avals = [_aval(atom) for atom in eqn.invars]
         shapes = {aval.shape for aval in avals if aval.shape}
-        outputs = {var.aval.shape for var in eqn.outvars}
+        outputs = {_aval(var).shape for var in eqn.outvars}
         by_slice = (
             isinstance(owner, tuple)
             and shapes == outputs
@@ -145,7 +145,7 @@ class Evaluation:
     ) -> list[Value]:
         """An equation of numbers of the layers' own, for all layers at once."""
         shapes = [_shape(value) for value in values]
-        output = eqn.outvars[0].aval.shape
+        output = _aval(eqn.outvars[0]).shape
         if eqn.primitive.name == "broadcast_in_dim" and not shapes[0]:
             (value, *_) = values
             assert isinstance(value, Each)
@@ -160,7 +160,7 @@ class Evaluation:
         given = [v.numbers if isinstance(v, Each) else v.array for v in values]
         results = jax.vmap(lambda *args: run(eqn, list(args), around), axes)(*given)
         return [
-            Each(result, var.aval.shape)
+            Each(result, _aval(var).shape)
             for result, var in zip(results, eqn.outvars, strict=True)
         ]
 
@@ -206,7 +206,7 @@ class Evaluation:
             [lambda closed=closed: arrays(closed) for closed in branches],
         )
         return [
-            Each(array, var.aval.shape)
+            Each(array, _aval(var).shape)
             if kind is Each
             else One(None if kind is None else array, owner)
             for array, kind, owner, var in zip(
@@ -259,7 +259,7 @@ def _owner(eqn: JaxprEqn, values: Sequence[Value]) -> Owner:
     known = owners - {None, "many"}
     if "many" in owners and len(known) == 1:
         pairs = [
-            (value.owner, len(atom.aval.shape))
+            (value.owner, len(_aval(atom).shape))
             for value, atom in zip(values, eqn.invars, strict=True)
             if isinstance(value, One)
         ]
@@ -292,6 +292,10 @@ def _absent(value: Value) -> bool:
 
 def _shape(value: Value) -> tuple[int, ...]:
     return value.shape if isinstance(value, Each) else jnp.shape(value.array)
+
+
+def _aval(atom: Any) -> Any:
+    return atom.aval
 
 
 def _is_inexact(aval: Any) -> bool:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +64,7 @@ class Phase:
     def __post_init__(self):
         check_arguments("Phase", self.layers)
         frozen = tuple(self.frozen)
-        bools = all(isinstance(still, bool | np.bool_) for still in frozen)
+        bools = all(isinstance(cast(object, s), bool | np.bool_) for s in frozen)
         if not bools or len(frozen) != len(self.layers):
             raise ValueError(
                 f"Phase: frozen: expected a bool for each of {len(self.layers)} "
@@ -262,7 +262,7 @@ def freeze_phases(
     )
 
 
-def _check_int(function: str, name: str, value: object, least: int) -> None:
+def _check_int(function: str, name: str, value: Any, least: int) -> None:
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not whole or value < least:
         raise ValueError(f"{function}: expected an int {name} ≥ {least}, got {value!r}")

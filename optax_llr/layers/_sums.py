@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextvars import ContextVar
 
 import jax
@@ -95,7 +95,7 @@ def layer_cosine(layers: Layers, one: PyTree, other: PyTree) -> jax.Array:
 
 
 @contextlib.contextmanager
-def leaving_out(frozen: np.ndarray) -> Iterator[None]:
+def leaving_out(frozen: np.ndarray) -> Generator[None, None, None]:
     """Layers that trees do not hold, within, though their leaves are there: (L,).
 
     Those that are frozen in a phase: masks of Optax are to see them, measures not.
@@ -128,8 +128,9 @@ def layers_in(layers: Layers, tree: PyTree) -> np.ndarray:
         check_leaf(layers, path, leaf)
         found[np.array(layers.members[path])] = True
     left_out = _left_out.get()
-    known = left_out is not None and len(left_out) == len(found)
-    return found & ~left_out if known else found
+    if left_out is None or len(left_out) != len(found):
+        return found
+    return found & ~left_out
 
 
 def updated(
