@@ -53,8 +53,9 @@ def train_step(params, state, x, labels, optimizer, phase):
 def train(params, optimizer, multipliers, x, labels):
     """Yields each phase of a run, and the parameters after it."""
     optimizer = optax.chain(optimizer, optax_llr.scale_by_layer(layers, multipliers))
-    state = optimizer.init(params)
-    for phase in optax_llr.freeze_phases(layers, multipliers, STEPS):
+    phases = optax_llr.freeze_phases(layers, multipliers, STEPS)
+    state = phases[0].freeze(optimizer).init(params)
+    for phase in phases:
         for _ in range(phase.start, phase.stop):
             params, state = train_step(params, state, x, labels, optimizer, phase)
         yield phase, params

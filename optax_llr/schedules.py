@@ -9,7 +9,7 @@ what a compiler makes of `x / x` or of `1 - x + x` differs between backends.
 
 import reprlib
 from collections.abc import Mapping
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp

@@ -1108,10 +1108,17 @@ def scaled_by_layer(inner, layers):
     return optax.chain(inner, optax_llr.scale_by_layer(layers, values))
 
 
+def pausing(inner, layers):
+    """In a phase with a frozen layer."""
+    frozen = (True, *[False] * (len(layers) - 1))
+    return optax_llr.Phase(layers, 0, 1, frozen).freeze(inner)
+
+
 WRAPPERS = {
     "adapt_layers": adapted,
     "monitor_layers": monitored,
     "revert_to_uniform": reverting,
+    "freeze": pausing,
 }
 ADAM = optax.adam(0.1)
 WATCHED = {"value": np.nan}  # each of which is worse than the one before
@@ -1250,7 +1257,12 @@ def test_injected_rate_of_the_optimizer_inside_can_be_set_from_outside(wrap):
     assert update._cache_size() == 1
 
 
-PARAM_LIKE = {"adapt_layers": 3, "monitor_layers": 4, "revert_to_uniform": 2}
+PARAM_LIKE = {
+    "adapt_layers": 3,
+    "monitor_layers": 4,
+    "revert_to_uniform": 2,
+    "freeze": 2,
+}
 
 
 @pytest.mark.parametrize("name", WRAPPERS)

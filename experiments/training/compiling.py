@@ -144,7 +144,7 @@ class Compiler:
         )
 
     def _compile_steps(self, layering: Layering, size: int, phase: Phase) -> Stepping:
-        """The steps of a phase; of it only counts what is frozen and was paused."""
+        """The steps of a phase; of it only counts what is frozen."""
         compiled = self.program(layering, size)
         program, states = compiled.program, stacking.layout(self._devices, size)
         given = (

@@ -121,6 +121,7 @@ class Program:
         self._training, self._inference = model.training, model.inference
         self.layers = model.layers
         self._optimizer = optimizer(config, self.layers, layering)
+        self._whole = Phase(self.layers, 0, 1, (False,) * len(self.layers))
 
     def initial(self, key: jax.Array) -> TrainState:
         """The state before the first step; the key fixes everything random in a run."""
@@ -136,7 +137,7 @@ class Program:
             average=jax.tree.map(jnp.copy, (params, statistics))
             if self._config.ema
             else None,
-            opt_state=self._optimizer.init(params),
+            opt_state=self._whole.freeze(self._optimizer).init(params),
             step=jnp.int32(0),
             key=key,
             order=jnp.arange(self._config.training_images, dtype=jnp.int32),

@@ -94,7 +94,7 @@ class Settling:
         )
         none = (False,) * len(layers)
         return cls(
-            phases=(Phase(layers, 0, total_steps, none, (0,) * len(layers)),),
+            phases=(Phase(layers, 0, total_steps, none),),
             rates=(float("nan"),) * len(layers),
             calm=(0,) * len(layers),
             threshold=threshold,
@@ -159,15 +159,10 @@ def _followed(
 ) -> tuple[Phase, ...]:
     """The phases, the last of them ended at a step where another one begins."""
     *before, last = phases
-    gone = step - last.start
-    paused = tuple(
-        pause + gone * still
-        for pause, still in zip(last.paused, last.frozen, strict=True)
-    )
     return (
         *before,
         dataclasses.replace(last, stop=step),
-        dataclasses.replace(last, start=step, frozen=frozen, paused=paused),
+        dataclasses.replace(last, start=step, frozen=frozen),
     )
 
 

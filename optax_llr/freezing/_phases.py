@@ -2,8 +2,7 @@
 
 import dataclasses
 import functools
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Self, TypeVar, cast
 
 import jax
@@ -12,11 +11,12 @@ import numpy as np
 import optax
 from jax import lax
 
-from ..layers._layers import Layers, Member, as_indices, check_arguments, check_leaf
+from ..layers._layers import Layers, as_indices, check_arguments
 from ..layers._paths import PyTree, leaves_by_path, quoted
-from ..transforms._multipliers import Multipliers, check_params, evaluate
+from ..transforms._multipliers import Multipliers, evaluate
+from ._freeze import Init, Update
+from ._masks import Mask, choose, in_short, is_array, masks_of
 from ._split_scans import split_scans
-from ._state import Mask, Split, choose, masked
 
 CHUNK = 4096
 """Steps of a schedule that are looked at together."""
@@ -32,54 +32,57 @@ class Phase:
     Immutable and hashable, and so a static argument for a jitted function. Nothing of a
     frozen layer is computed but its forward pass. Its parameters and moments keep every
     bit, and its batch statistics if they are `held`. A layer that thaws goes on from
-    its moments as if it had never paused: what corrects their bias counts the steps
-    that the layer was trained, not those of the run.
+    its moments as if it had never paused: it owns the count that corrects their bias,
+    and whatever else an optimizer keeps beside them.
 
     Attributes:
         layers: the `Layers` of the model.
         start: the first step.
         stop: the step behind the last one.
         frozen: for each layer, whether it is frozen.
-        paused: for each layer, for how many steps before `start` it was frozen.
 
     Raises:
-        ValueError: for a length of frozen or paused that is not that of the layers, an
-            empty phase, or one in which everything is frozen.
+        ValueError: for steps that are no ints, an empty phase, anything but one bool
+            for each layer, or a phase in which everything is frozen.
 
     Example:
         >>> import jax.numpy as jnp, optax, optax_llr
         >>> params = {"conv": jnp.ones(2), "head": jnp.ones(2)}
         >>> layers = optax_llr.match_layers(params, [(k, k) for k in params])
-        >>> phase = optax_llr.Phase(layers, 0, 10, frozen=(True, False), paused=(0, 0))
-        >>> optimizer = phase.freeze(optax.sgd(0.5, momentum=0.9))
+        >>> phase = optax_llr.Phase(layers, 0, 10, frozen=(True, False))
+        >>> optimizer = phase.freeze(optax.adam(0.5))
         >>> updates, state = optimizer.update(params, optimizer.init(params), params)
-        >>> print(updates["conv"], updates["head"], state[0].trace["conv"])
-        [0. 0.] [-0.5 -0.5] [0. 0.]
+        >>> print(updates["conv"], updates["head"], state.inner[0].count)
+        [0. 0.] [-0.5 -0.5] [0 1]
     """
 
     layers: Layers
     start: int
     stop: int
     frozen: tuple[bool, ...]
-    paused: tuple[int, ...]
 
     def __post_init__(self):
-        object.__setattr__(self, "frozen", tuple(map(bool, self.frozen)))
-        object.__setattr__(self, "paused", tuple(map(int, self.paused)))
-        if not len(self.frozen) == len(self.paused) == len(self.layers):
+        check_arguments("Phase", self.layers)
+        frozen = tuple(self.frozen)
+        bools = all(isinstance(cast(object, s), bool | np.bool_) for s in frozen)
+        if not bools or len(frozen) != len(self.layers):
             raise ValueError(
-                f"Phase: expected frozen and paused for each of {len(self.layers)} "
-                f"layers, got {len(self.frozen)} and {len(self.paused)}"
+                f"Phase: frozen: expected a bool for each of {len(self.layers)} "
+                f"layers, {quoted(self.layers.names)}; got {self.frozen!r}"
             )
-        if not 0 <= self.start < self.stop:
+        for name in ("start", "stop"):
+            _check_int("Phase", name, getattr(self, name), 0)
+            object.__setattr__(self, name, int(getattr(self, name)))
+        object.__setattr__(self, "frozen", tuple(map(bool, frozen)))
+        if not self.start < self.stop:
             raise ValueError(
-                f"Phase: expected 0 ≤ start < stop, got {self.start} and {self.stop}"
+                f"Phase: expected start < stop, got {self.start} and {self.stop}"
             )
-        if all(self.frozen):
+        if frozen and all(frozen):
             raise ValueError(
-                f"all layers are frozen in the steps {self.start} to {self.stop - 1}: "
-                "there is nothing to train. End the run before, or leave a layer at a "
-                "multiplier above 0"
+                f"Phase: all layers are frozen in the steps {self.start} to "
+                f"{self.stop - 1}: there is nothing to train. End the run before, or "
+                "leave a layer at a multiplier above 0"
             )
 
     def __len__(self) -> int:
@@ -93,10 +96,8 @@ class Phase:
 
     @property
     def key(self) -> Self:
-        """The same phase at step 0: equal for phases that are computed alike."""
-        pairs = zip(self.paused, self.frozen, strict=True)
-        paused = tuple(0 if frozen else pause for pause, frozen in pairs)
-        return dataclasses.replace(self, start=0, stop=1, paused=paused)
+        """The same phase at step 0: equal where the same layers are frozen."""
+        return dataclasses.replace(self, start=0, stop=1)
 
     def stopped(self, function: Callable[..., Result]) -> Callable[..., Result]:
         """The function, with no gradient by what is frozen of its first argument.
@@ -114,11 +115,13 @@ class Phase:
 
         @functools.wraps(function)
         def stopped(params: PyTree, *args: Any, **kwargs: Any) -> Result:
-            masks = _masks(self, params)
+            masks = masks_of(self.layers, self.frozen, params)
             parts = {p: m for p, m in masks.items() if isinstance(m, np.ndarray)}
             cut = split_scans(function, parts) if parts else function
             still = [
                 choose(masks[path], lax.stop_gradient(leaf), leaf)
+                if path in masks
+                else leaf  # no array: an activation, say
                 for path, leaf in leaves_by_path(params).items()
             ]
             tree = jax.tree.unflatten(jax.tree.structure(params), still)
@@ -131,15 +134,19 @@ class Phase:
     ) -> optax.GradientTransformationExtraArgs:
         """The optimizer for what trains; the updates of frozen layers are exactly 0.
 
-        Its state is that of `inner`, whatever the phase: a loop, or a checkpoint, goes
-        on with it from one phase to the next. Within `inner` frozen parameters are
-        `optax.MaskedNode`, so clipping by a global norm sees what trains, and decay
-        leaves the rest alone. The gradients of frozen layers are not looked at; under
-        `jit` XLA then leaves out their computation as well. `optax.MultiSteps` belongs
-        around it, with phases that count whole steps.
+        Its state, a `FreezeState`, is the same in all phases: a loop, or a checkpoint,
+        goes on with it from one phase to the next. `state.inner` is that of `inner`,
+        but that the scalars which stand beside moments (Adam's count, flags, sums) are
+        vectors (L,): each layer owns one, and it pauses with the layer. Counts of
+        schedules, injected hyperparameters and wrappers are the run's and go on.
+
+        `inner` sees the whole tree, and so do its mask and label functions. What it
+        computes from several layers, such as a global norm, takes what is frozen as 0,
+        whatever the gradients of frozen layers are: they are not looked at, and under
+        `jit` XLA leaves out their computation as well.
 
         Args:
-            inner: the whole optimizer, made once: for the same one the same object
+            inner: the whole optimizer, made once: for the same one an equal object
                 comes back, and a jitted function, which it is a static argument of, is
                 not compiled again.
 
@@ -147,11 +154,15 @@ class Phase:
             An `optax.GradientTransformationExtraArgs`; its `update` needs `params`.
 
         Raises:
-            ValueError: from `update`, for an optimizer whose state is not kept by
-                parameter; where a stacked parameter is frozen in part, also for one
-                whose state is not kept by slice; and for `optax.MultiSteps`.
+            ValueError: from `update`, in any phase: for an optimizer whose state is not
+                kept by parameter, or that computes a layer's own scalars from several
+                layers (Prodigy's estimate); for `optax.MultiSteps` and
+                `optax.contrib.sam`, which belong around; for a state that is none of
+                its own. Where a stacked parameter is frozen in part, for an optimizer
+                that computes with it as a whole.
         """
-        return _frozen(self.key, inner)
+        parts = self.layers, self.frozen, inner
+        return optax.GradientTransformationExtraArgs(Init(*parts), Update(*parts))
 
     def held(self, new: PyTree, old: PyTree) -> PyTree:
         """Batch statistics after a step: for frozen layers, those before it.
@@ -179,7 +190,7 @@ class Phase:
             )
         chosen = [
             choose(_mask_of_module(self, path), before[path], after)
-            if jnp.issubdtype(jnp.result_type(after), jnp.inexact)
+            if is_array(after) and jnp.issubdtype(after.dtype, jnp.inexact)
             else after
             for path, after in leaves_by_path(new).items()
         ]
@@ -221,8 +232,9 @@ def freeze_phases(
         ...     optax.adam(0.1), optax_llr.scale_by_layer(layers, multipliers))
         >>> def loss(params):
         ...     return jnp.sum((params["conv"] * params["head"] - 2) ** 2)
-        >>> state = optimizer.init(params)
-        >>> for phase in optax_llr.freeze_phases(layers, multipliers, 100):
+        >>> phases = optax_llr.freeze_phases(layers, multipliers, 100)
+        >>> state = phases[0].freeze(optimizer).init(params)
+        >>> for phase in phases:
         ...     now, gradient = phase.freeze(optimizer), jax.grad(phase.stopped(loss))
         ...     step = jax.jit(lambda p, s: now.update(gradient(p), s, p))
         ...     for _ in range(phase.start, phase.stop):
@@ -238,27 +250,22 @@ def freeze_phases(
     """
     check_arguments("freeze_phases", layers)
     for name, value in (("total_steps", total_steps), ("shortest", shortest)):
-        whole = isinstance(cast(object, value), int | np.integer)
-        if not whole or isinstance(value, bool) or value < 1:
-            raise ValueError(f"freeze_phases: expected an int {name} ≥ 1, got {value}")
-    frozen = _frozen_steps(layers, multipliers, int(total_steps))
-    if (nothing := frozen.all(axis=1)).any():
-        raise ValueError(
-            f"freeze_phases: all layers are frozen at step {nothing.argmax()}, and at "
-            f"{nothing.sum()} of {total_steps} steps: there is nothing to train. End "
-            "the run before, or leave a layer at a multiplier above 0"
-        )
-    edges = np.flatnonzero((frozen[1:] != frozen[:-1]).any(axis=1)) + 1
-    bounds = [0, *edges.tolist(), int(total_steps)]
-    parts = _joined(
-        [(a, b, frozen[a]) for a, b in itertools.pairwise(bounds)], shortest
+        _check_int("freeze_phases", name, value, 1)
+    changes = _changes(layers, multipliers, int(total_steps))
+    starts = [start for start, _ in changes]
+    bounds = zip(starts, [*starts[1:], int(total_steps)], strict=True)
+    rows = [still for _, still in changes]
+    parts = [(*bound, still) for bound, still in zip(bounds, rows, strict=True)]
+    return tuple(
+        Phase(layers, start, stop, tuple(still.tolist()))
+        for start, stop, still in _joined(parts, int(shortest))
     )
-    paused = np.zeros(len(layers), int)
-    phases: list[Phase] = []
-    for start, stop, still in parts:
-        phases.append(Phase(layers, start, stop, tuple(still), tuple(paused)))
-        paused = paused + (stop - start) * still
-    return tuple(phases)
+
+
+def _check_int(function: str, name: str, value: Any, least: int) -> None:
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or value < least:
+        raise ValueError(f"{function}: expected an int {name} ≥ {least}, got {value!r}")
 
 
 Part = tuple[int, int, np.ndarray]  # start, stop, which layers are frozen (L,)
@@ -303,45 +310,52 @@ def _loss(one: Part, other: Part) -> int:
     )
 
 
-def _frozen_steps(
+def _changes(
     layers: Layers, multipliers: Multipliers, total_steps: int
-) -> np.ndarray:
-    """Which layers have multiplier 0 at each step, a bool array (T, L)."""
-    at = jax.jit(
-        jax.vmap(lambda count: evaluate("freeze_phases", layers, multipliers, count))
-    )
-    parts: list[np.ndarray] = []
+) -> list[tuple[int, np.ndarray]]:
+    """Each step from which on other layers have multiplier 0, and which (L,)."""
+
+    @jax.jit
+    def look(start: Any) -> tuple[jax.Array, ...]:
+        # Only what changes is kept: a table of all steps may be gigabytes.
+        steps = start + jnp.arange(CHUNK)
+        values = jax.vmap(lambda t: evaluate("freeze_phases", layers, multipliers, t))(
+            steps
+        )
+        still = values == 0
+        bad = ~(jnp.isfinite(values) & (values >= 0))
+        changed = (still[1:] != still[:-1]).any(axis=1)
+        return values, still, bad.any(axis=1), changed, still.all(axis=1)
+
+    changes: list[tuple[int, np.ndarray]] = []
+    all_still: list[int] = []
     for start in range(0, total_steps, CHUNK):
-        values = np.asarray(at(jnp.arange(start, start + CHUNK)))[: total_steps - start]
-        bad = ~(np.isfinite(values) & (values >= 0))
+        values, still, *marks = look(start)
+        stop = min(CHUNK, total_steps - start)
+        bad, changed, nothing = (np.asarray(mark)[:stop] for mark in marks)
         if bad.any():
-            step, layer = np.argwhere(bad)[0]
-            raise ValueError(
-                f"freeze_phases: expected finite multipliers of 0 or above, got "
-                f"{values[step, layer]} for {layers.names[layer]!r} at step "
-                f"{start + step}"
-            )
-        parts.append(values == 0)
-    return np.concatenate(parts)
+            _refuse(layers, np.asarray(values)[bad.argmax()], start + int(bad.argmax()))
+        rows = np.asarray(still)
+        for row in [0, *(np.flatnonzero(changed[: stop - 1]) + 1).tolist()]:
+            if not changes or (rows[row] != changes[-1][1]).any():
+                changes.append((start + row, rows[row].copy()))
+        if len(layers):
+            all_still += (start + np.flatnonzero(nothing)).tolist()
+    if all_still:
+        raise ValueError(
+            f"freeze_phases: all layers are frozen at step {all_still[0]}, and at "
+            f"{len(all_still)} of {total_steps} steps: there is nothing to train. End "
+            "the run before, or leave a layer at a multiplier above 0"
+        )
+    return changes
 
 
-def _masks(phase: Phase, params: PyTree) -> dict[str, Mask]:
-    """By path, what is frozen of a leaf."""
-    masks: dict[str, Mask] = {}
-    for path, leaf in leaves_by_path(params).items():
-        check_leaf("Phase", phase.layers, path, leaf)
-        masks[path] = _mask(phase, phase.layers.members[path])
-    return masks
-
-
-def _mask(phase: Phase, member: Member) -> Mask:
-    return _in_short([phase.frozen[i] for i in as_indices(member)])
-
-
-def _in_short(slices: Sequence[bool]) -> Mask:
-    """All, none, or an array."""
-    whole = all(slices) or not any(slices)
-    return slices[0] if whole else np.array(slices)
+def _refuse(layers: Layers, values: np.ndarray, step: int) -> None:
+    layer = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))[0]
+    raise ValueError(
+        "freeze_phases: expected finite multipliers of 0 or above, got "
+        f"{values[layer]} for {layers.names[layer]!r} at step {step}"
+    )
 
 
 def _mask_of_module(phase: Phase, path: str) -> Mask:
@@ -349,7 +363,11 @@ def _mask_of_module(phase: Phase, path: str) -> Mask:
     members, parts = phase.layers.members, path.split("/")[:-1]
     while True:
         prefix = "".join(f"{part}/" for part in parts)
-        near = [_mask(phase, m) for p, m in members.items() if p.startswith(prefix)]
+        near = [
+            in_short([phase.frozen[i] for i in as_indices(member)])
+            for known, member in members.items()
+            if known.startswith(prefix)
+        ]
         if near or not parts:
             break
         parts.pop()
@@ -363,76 +381,3 @@ def _mask_of_module(phase: Phase, path: str) -> Mask:
             "parameters, or hold what belongs to frozen layers yourself"
         )
     return False  # of several layers, some train
-
-
-@functools.lru_cache(maxsize=64)  # the same object again, or jit would compile again
-def _frozen(
-    phase: Phase, inner: optax.GradientTransformation
-) -> optax.GradientTransformationExtraArgs:
-    inner = optax.with_extra_args_support(inner)
-
-    def whole_fn(
-        updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any
-    ) -> tuple[PyTree, Any]:
-        check_params("Phase.freeze", params)
-        # What a later phase could not split is refused now, not hours later.
-        Split(inner, state, params, len(phase.layers))
-        return inner.update(updates, state, params, **extra_args)
-
-    if not any((*phase.frozen, *phase.paused)):
-        return optax.GradientTransformationExtraArgs(inner.init, whole_fn)
-
-    def update_fn(
-        updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any
-    ) -> tuple[PyTree, Any]:
-        check_params("Phase.freeze", params)
-        masks = _masks(phase, params)
-        split = Split(inner, state, params, len(phase.layers))
-        seen = masked(updates, masks), masked(params, masks)
-        # A run for each number of steps that layers have paused, told other counts;
-        # every layer takes its own, and XLA computes what they share only once.
-        found: dict[int, tuple[dict[str, Any], list[Any]]] = {}
-        for pause in _pauses(phase) if any(split.own) else [0]:
-            given = split.without(masks, pause)
-            changes, after = inner.update(seen[0], given, seen[1], **extra_args)
-            found[pause] = leaves_by_path(changes), split.after(after, given)
-
-        def taken(member: Member | None, old: Any, new: dict[int, Any]) -> Any:
-            if member is None:
-                return next(iter(new.values()))
-            for pause, leaf in new.items():
-                others = [
-                    phase.frozen[i] or (len(new) > 1 and phase.paused[i] != pause)
-                    for i in as_indices(member)
-                ]
-                old = choose(_in_short(others), old, leaf)
-            return old
-
-        members, every = phase.layers.members, tuple(range(len(phase.layers)))
-        changed = [
-            taken(
-                members[path],
-                jnp.zeros_like(leaf),
-                {pause: changes.get(path) for pause, (changes, _) in found.items()},
-            )
-            for path, leaf in leaves_by_path(updates).items()
-        ]
-        kept: list[Any] = []
-        for i, (path, measured) in enumerate(
-            zip(split.path, split.measured, strict=True)
-        ):
-            member = members[path] if path is not None else every if measured else None
-            new = {pause: after[i] for pause, (_, after) in found.items()}
-            kept.append(taken(member, split.leaves[i], new))
-        return (
-            jax.tree.unflatten(jax.tree.structure(updates), changed),
-            split.with_leaves(kept),
-        )
-
-    return optax.GradientTransformationExtraArgs(inner.init, update_fn)
-
-
-def _pauses(phase: Phase) -> list[int]:
-    """For how many steps what trains now was frozen before, each number once."""
-    pairs = zip(phase.paused, phase.frozen, strict=True)
-    return sorted({paused for paused, frozen in pairs if not frozen})

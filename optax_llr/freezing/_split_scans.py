@@ -98,14 +98,14 @@ def _results(
             return _evaluate(inner.jaxpr, inner.consts, values, marks)
         if name == "scan" and any(m is not None for m in _of_xs(eqn, marks)):
             return [(value, None) for value in _split(eqn, values, marks)]
-    results = _run(eqn, values, around)
+    results = run(eqn, values, around)
     if name in _MOVES:
         return list(zip(results, marks, strict=True))
     return [(result, None) for result in results]
 
 
-def _run(eqn: JaxprEqn, values: list[Any], around: Jaxpr) -> list[Any]:
-    """The results of one equation of a jaxpr."""
+def run(eqn: JaxprEqn, values: list[Any], around: Jaxpr) -> list[Any]:
+    """The results of one equation of a jaxpr, which stands in another."""
     pairs = zip(eqn.invars, values, strict=True)
     given = {var: value for var, value in pairs if not isinstance(var, Literal)}
     jaxpr = around.replace(

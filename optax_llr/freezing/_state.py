@@ -1,47 +1,53 @@
-"""An optimizer's state in parts: what is frozen apart from what trains.
+"""The state of an optimizer whose layers pause: what of it belongs to which layer.
 
-Which arrays of a state belong to which parameter, Optax itself knows
-(`optax.tree.map_params`). A `count` (or `t`, in some optimizers) that stands beside
-such arrays, as that of Adam, corrects the bias of moments and is the layer's own; any
-other, as that of a schedule, counts the steps of the run.
+Which arrays belong to which parameter, Optax itself knows (`optax.tree.map_params`). A
+scalar that stands in one node with such arrays, as the count of Adam beside its
+moments, is what they are corrected by, and so each layer's own. Any other, as the count
+of a schedule, is the run's.
 """
 
-import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.tree_util import GetAttrKey, tree_flatten_with_path, tree_leaves_with_path
+from jax.tree_util import (
+    GetAttrKey,
+    SequenceKey,
+    keystr,
+    tree_flatten_with_path,
+    tree_leaves_with_path,
+)
 
-from ..layers._paths import PyTree, leaves_by_path, path_of
+from ..inspection._monitor import MonitorLayersState
+from ..layers._layers import Layers
+from ..layers._paths import PyTree, path_of, quoted
 from ..rules._adapt_layers import is_adapted
-from ..transforms._product import along_axis_0
-
-_COUNTS = {(GetAttrKey("count"),), (GetAttrKey("t"),)}
+from ..transforms._multipliers import LayerIds, layer_ids
 
 
-Mask = bool | np.ndarray
-"""Whether a leaf is frozen; of a leaf that is in part, each slice of axis 0 (n,)."""
+class FreezeState(NamedTuple):
+    """State of `Phase.freeze`: the same for all phases, and whatever is frozen."""
+
+    inner: Any  # of the optimizer; each layer's own scalars as vectors, shape=(L,)
+    layers: LayerIds  # private: whose state it is
 
 
-@dataclasses.dataclass(frozen=True)
 class _Of:
     """In place of an array: which parameter it belongs to."""
 
-    keys: tuple[Any, ...]
+    def __init__(self, keys: tuple[Any, ...]):
+        self.keys = keys
 
 
-class Split:
-    """The arrays of a state, and what each of them is.
+class Roles:
+    """What each array of an optimizer's state is.
 
     Attributes:
-        leaves: the arrays.
-        path: for each the path of its parameter, None for one of the whole optimizer.
-        own: for each whether it is a count of a layer's own.
-        measured: for each whether a rule keeps it by layer, in its first axis.
+        path: the path of its parameter, None for one of the whole optimizer.
+        own: whether it is a scalar that each layer owns.
+        measured: whether a rule keeps it by layer, in its first axis.
+        names: where it stands, for messages.
     """
 
     def __init__(
@@ -51,92 +57,114 @@ class Split:
         params: PyTree,
         length: int,
     ):
-        """Looks through the state of an optimizer for parameters, of so many layers."""
-        self.leaves, self._treedef = jax.tree.flatten(state, is_leaf=is_masked)
+        """Looks through the state of an optimizer of so many layers."""
         keys = [keys for keys, _ in tree_leaves_with_path(params)]
         marks = jax.tree.unflatten(jax.tree.structure(params), map(_Of, keys))
-        marked = _marked(inner, state, marks)
-        found, _ = tree_flatten_with_path(marked, is_leaf=is_masked)
-        self.path = [
-            path_of(mark.keys) if isinstance(mark, _Of) else None for _, mark in found
-        ]
-        owners = {
+        # As the optimizer makes it: a vector may be of as many numbers as layers.
+        made = jax.eval_shape(inner.init, params)
+        if jax.tree.structure(made) != jax.tree.structure(state):
+            raise ValueError(
+                "Phase.freeze: expected a state of this optimizer, of the structure "
+                f"{jax.tree.structure(made)}, got {jax.tree.structure(state)}"
+            )
+        found, _ = tree_flatten_with_path(_marked(inner, state, marks))
+        leaves = jax.tree.leaves(made)
+        nodes = {
             field[:-1]
             for keys, mark in found
             if isinstance(mark, _Of)
             and (field := keys[: len(keys) - len(mark.keys)])
-            and isinstance(field[-1], GetAttrKey)
+            # A tuple is a chain: what stands in it side by side is no node.
+            and not isinstance(field[-1], SequenceKey)
         }
-        self.own = [keys[-1:] in _COUNTS and keys[:-1] in owners for keys, _ in found]
-        adapted = [
-            keys
-            for keys, node in tree_leaves_with_path(state, is_leaf=is_adapted)
-            if is_adapted(node)
-        ]
-        self.measured = [
-            path is None
-            and not is_masked(leaf)
-            and jnp.shape(leaf)[:1] == (length,)
-            and any(keys[: len(node)] == node for node in adapted)
-            for leaf, path, (keys, _) in zip(self.leaves, self.path, found, strict=True)
-        ]
+        ruled: list[tuple[Any, ...]] = []
+        for keys, node in _ours(state):
+            if is_adapted(node):
+                ruled += [(*keys, GetAttrKey(name)) for name in ("rule", "measured")]
+            else:
+                nodes -= {keys}  # its scalar counts the steps of the run
+        self.path = [path_of(m.keys) if isinstance(m, _Of) else None for _, m in found]
+        self.names = [keystr(keys) for keys, _ in found]
+        self.own: list[bool] = []
+        self.measured: list[bool] = []
+        for leaf, path, (keys, _) in zip(leaves, self.path, found, strict=True):
+            by_rule = any(keys[: len(rule)] == rule for rule in ruled)
+            alone = path is None and not by_rule and keys[:-1] in nodes
+            self.own.append(alone and not leaf.shape)
+            by_layer = leaf.shape[:1] == (length,)
+            self.measured.append(path is None and by_rule and by_layer)
 
-    def with_leaves(self, leaves: list[Any]) -> PyTree:
-        """A state of the same structure with other arrays."""
-        return jax.tree.unflatten(self._treedef, leaves)
 
-    def without(self, masks: Mapping[str, Mask], pause: int) -> PyTree:
-        """The state without what is frozen, its own counts less by a pause."""
-        rows = zip(self.leaves, self.path, self.own, strict=True)
-        return self.with_leaves([self._without(*row, masks, pause) for row in rows])
+def _ours(state: PyTree) -> list[tuple[tuple[Any, ...], Any]]:
+    """Where wrappers of this library stand in a state, with theirs."""
+    found: list[tuple[tuple[Any, ...], Any]] = []
+    left: list[tuple[tuple[Any, ...], Any]] = [((), state)]
+    while left:
+        above, tree = left.pop()
+        for keys, node in tree_leaves_with_path(tree, is_leaf=_is_ours):
+            if _is_ours(node):
+                found.append(((*above, *keys), node))
+                left.append(((*above, *keys, GetAttrKey("inner")), node.inner))
+    return found
 
-    def _without(
-        self, leaf: Any, path: str | None, own: bool, masks: Any, pause: int
-    ) -> Any:
-        if own:  # a wrapper may have held it back, by steps that it rejected, say
-            return jnp.maximum(leaf - pause, 0).astype(leaf.dtype)
-        if path is None or is_masked(leaf):
-            return leaf
-        mask = masks[path]
-        if isinstance(mask, np.ndarray) and jnp.shape(leaf)[:1] != mask.shape:
-            raise ValueError(
-                f"Phase.freeze: {path!r} is a stack of {len(mask)} layers, some of "
-                "them frozen, but this optimizer keeps a state of shape "
-                f"{jnp.shape(leaf)} for it, not one for each layer. Freeze all of the "
-                "stack, or none"
-            )
-        return optax.MaskedNode() if mask is True else leaf
 
-    def after(self, state: PyTree, given: PyTree) -> list[Any]:
-        """The arrays of a state that `given` became, own counts as far ahead."""
-        leaves, treedef = jax.tree.flatten(state, is_leaf=is_masked)
-        before = jax.tree.leaves(given, is_leaf=is_masked)
-        if treedef != self._treedef:
-            raise ValueError(
-                "Phase.freeze: expected an optimizer whose update returns a state of "
-                f"the structure it was given, {self._treedef}; got {treedef}"
-            )
-        rows = zip(leaves, before, self.leaves, self.own, strict=True)
-        return [old + (new - told) if own else new for new, told, old, own in rows]
+def _is_ours(node: Any) -> bool:
+    return is_adapted(node) or isinstance(node, MonitorLayersState)
+
+
+def initial(
+    inner: optax.GradientTransformation, layers: Layers, params: PyTree
+) -> FreezeState:
+    """The state at step 0, each layer's own scalars as vectors."""
+    state = inner.init(params)
+    roles = Roles(inner, state, params, len(layers))
+    leaves = [
+        jnp.broadcast_to(leaf, (len(layers),)) if own else leaf
+        for leaf, own in zip(jax.tree.leaves(state), roles.own, strict=True)
+    ]
+    state = jax.tree.unflatten(jax.tree.structure(state), leaves)
+    return FreezeState(state, layer_ids(layers))
+
+
+def check_state(layers: Layers, state: Any) -> None:
+    """Refuses what is no state of these `Layers`."""
+    if not isinstance(state, FreezeState):
+        raise ValueError(
+            "Phase.freeze: expected a FreezeState, as `init` returns it, got a "
+            f"{type(state).__name__}; make it by `phase.freeze(optimizer).init(params)`"
+            ", with any phase. A state that the optimizer made without phases is taken "
+            "over once: `frozen._replace(inner=jax.tree.map(lambda new, old: "
+            "jnp.broadcast_to(old, new.shape), frozen.inner, state))`"
+        )
+    if list(state.layers) != [layers.fingerprint]:
+        raise ValueError(
+            "Phase.freeze: this FreezeState belongs to other Layers than those of the "
+            f"phase, {quoted(layers.names)}; make it anew by "
+            "`phase.freeze(optimizer).init(params)`"
+        )
 
 
 def _marked(
     inner: optax.GradientTransformation, state: PyTree, marks: PyTree
 ) -> PyTree:
     """The state with marks in place of what belongs to parameters."""
-    if any(_is_multi_steps(n) for n in jax.tree.leaves(state, is_leaf=_is_multi_steps)):
-        raise ValueError(
-            "Phase.freeze: the counts within optax.MultiSteps are not those of the "
-            "phases; put it around: MultiSteps(phase.freeze(optimizer), k), with "
-            "phases in whole steps"
-        )
+    for kind, name, instead in _AROUND:
+
+        def is_kind(node: Any, kind: type = kind) -> bool:
+            return isinstance(node, kind)
+
+        if any(map(is_kind, jax.tree.leaves(state, is_leaf=is_kind))):
+            raise ValueError(
+                f"Phase.freeze: the counts within {name} are not those of the "
+                f"phases; put it around: {instead}, with phases in whole steps"
+            )
     try:
         return optax.tree.map_params(
             inner,
-            lambda leaf, mark: leaf if is_masked(leaf) else mark,
+            lambda leaf, mark: leaf if _is_masked(leaf) else mark,
             state,
             marks,
-            is_leaf=is_masked,
+            is_leaf=_is_masked,
         )
     except Exception as error:
         raise ValueError(
@@ -145,29 +173,20 @@ def _marked(
         ) from error
 
 
-def _is_multi_steps(node: Any) -> bool:
-    return isinstance(node, optax.MultiStepsState)
-
-
-def is_masked(node: Any) -> bool:
-    """Whether it stands for a parameter that is not there."""
+def _is_masked(node: Any) -> bool:
     return isinstance(node, optax.MaskedNode)
 
 
-def masked(tree: PyTree, masks: Mapping[str, Mask]) -> PyTree:
-    """The tree without what is frozen; frozen slices of a leaf are 0."""
-    leaves = [_masked(leaf, masks[path]) for path, leaf in leaves_by_path(tree).items()]
-    return jax.tree.unflatten(jax.tree.structure(tree), leaves)
-
-
-def choose(frozen: Mask, old: jax.Array, new: jax.Array) -> jax.Array:
-    """The old where it is frozen, else the new."""
-    if isinstance(frozen, np.ndarray):
-        return jnp.where(along_axis_0(frozen, new), old, new)
-    return old if frozen else new
-
-
-def _masked(leaf: jax.Array, frozen: Mask) -> Any:
-    if isinstance(frozen, np.ndarray):
-        return jnp.where(along_axis_0(frozen, leaf), jnp.zeros_like(leaf), leaf)
-    return optax.MaskedNode() if frozen else leaf
+_AROUND = [
+    (
+        optax.MultiStepsState,
+        "optax.MultiSteps",
+        "MultiSteps(phase.freeze(optimizer), k)",
+    ),
+    (
+        optax.contrib.SAMState,
+        "optax.contrib.sam",
+        "sam(phase.freeze(optimizer), adversarial)",
+    ),
+    (FreezeState, "another phase", "phase.freeze(optimizer) once"),
+]

@@ -1,7 +1,9 @@
 """Sums by layer: what the rules and the measurements are made of."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -13,6 +15,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from .._checks import described, real_array, wide_dtype
 from ._layers import Layers, as_indices, check_arguments, check_leaf
 from ._paths import PyTree, leaves_by_path, quoted
+
+_left_out: ContextVar[np.ndarray | None] = ContextVar("_left_out", default=None)
 
 TINY = float(np.finfo(np.float32).tiny)
 SMALLEST_NORM = 2.0**-63
@@ -146,10 +150,24 @@ def layer_cosine(layers: Layers, one: PyTree, other: PyTree) -> jax.Array:
     return jnp.where(finite, jnp.where(zero, 0.0, cosine), jnp.nan)
 
 
+@contextlib.contextmanager
+def leaving_out(frozen: np.ndarray) -> Generator[None, None, None]:
+    """Layers that trees do not hold, within, though their leaves are there: (L,).
+
+    Those that are frozen in a phase: masks of Optax are to see them, measures not.
+    """
+    token = _left_out.set(frozen)
+    try:
+        yield
+    finally:
+        _left_out.reset(token)
+
+
 def layer_slices(
     owner: str, layers: Layers, tree: PyTree
 ) -> dict[int, list[jax.Array]]:
     """What a tree holds of each layer: leaves, or slices of stacked leaves."""
+    present = layers_in(owner, layers, tree)
     parts: dict[int, list[jax.Array]] = {}
     for path, leaf in leaves_by_path(tree).items():
         check_leaf(owner, layers, path, leaf)
@@ -159,7 +177,7 @@ def layer_slices(
         slices = leaf if isinstance(member, tuple) else [leaf]
         for index, part in zip(as_indices(member), slices, strict=True):
             parts.setdefault(index, []).append(part)
-    return dict(sorted(parts.items()))
+    return {index: parts[index] for index in sorted(parts) if present[index]}
 
 
 def layers_in(owner: str, layers: Layers, tree: PyTree) -> np.ndarray:
@@ -168,7 +186,10 @@ def layers_in(owner: str, layers: Layers, tree: PyTree) -> np.ndarray:
     for path, leaf in leaves_by_path(tree).items():
         check_leaf(owner, layers, path, leaf)
         found[np.array(layers.members[path])] = True
-    return found
+    left_out = _left_out.get()
+    if left_out is None or len(left_out) != len(found):
+        return found
+    return found & ~left_out
 
 
 def updated(

@@ -44,6 +44,14 @@ def run(settling, *rates, every=10):
 CALM, MOVING = 1e-4, 1e-2
 
 
+def test_by_default_three_checks_settle_a_layer_and_eight_phases_are_the_most():
+    settling = optax_llr.contrib.Settling.begin(LAYERS, PARAMS, 1000, 1e-3)
+    assert (settling.checks, settling.most) == (3, 8)
+    row = (0, MOVING, MOVING)
+    assert run(settling, row, row).phase.names == ()
+    assert run(settling, row, row, row).phase.names == ("conv",)
+
+
 @pytest.mark.parametrize("angle", [0.0, 1e-5, 1e-4, 0.01, 1.0, 3.0])
 def test_rates_are_angles_a_step_also_where_cosines_have_no_digits(angle):
     settling = begin().check(5, turned([angle, 0.5, 0.1]))
@@ -69,11 +77,10 @@ def test_what_is_frozen_stays_so():
     assert settling.phase.names == ("conv",)
 
 
-def test_pauses_are_counted():
+def test_each_layer_that_settles_begins_a_phase():
     settling = run(begin(checks=1), (0, MOVING, MOVING), (0, 0, MOVING))
     names = [phase.names for phase in settling.phases]
     assert names == [(), ("conv",), ("conv", "hidden")]
-    assert settling.phase.paused == (10, 0, 0)
 
 
 def test_the_last_layer_that_moves_is_left():
@@ -119,7 +126,7 @@ def test_parameters_may_be_donated_after_a_check():
         ({"checks": 0}, "checks to be a whole number above 0, got 0"),
         ({"checks": 2.5}, "checks to be a whole number above 0, got 2.5"),
         ({"most": 0}, "most to be a whole number above 0, got 0"),
-        ({"total_steps": 0}, "got 0 and 0"),
+        ({"total_steps": 0}, "start < stop, got 0 and 0"),
     ],
 )
 def test_bad_numbers_are_refused(changes, message):

@@ -129,15 +129,6 @@ def test_one_step_is_not_missed_wherever_it_lies(step):
     ]
 
 
-def test_paused_counts_the_frozen_steps_before_a_phase():
-    phases = freeze_phases(ABC, PHASES["in turns"][0], 100)
-    seen = np.zeros(3, int)
-    for phase in phases:
-        assert phase.paused == tuple(seen)
-        seen += len(phase) * np.array(phase.frozen)
-    assert seen.tolist() == [66, 67, 67]
-
-
 @pytest.mark.parametrize(
     ("shortest", "phases"),
     [
@@ -245,12 +236,16 @@ def test_names_are_no_layers():
         freeze_phases(["a", "b"], np.ones(2), 9)
 
 
+A = (True, False, False)
 NO_PHASE = {
-    "frozen": ((0, 9, (True,), (0, 0, 0)), "each of 3 layers, got 1 and 3"),
-    "paused": ((0, 9, (True, False, False), ()), "each of 3 layers, got 3 and 0"),
-    "empty": ((9, 9, (True, False, False), (0,) * 3), "start < stop, got 9 and 9"),
-    "before 0": ((-1, 9, (True, False, False), (0,) * 3), "0 ≤ start"),
-    "all": ((3, 9, (True, True, True), (0,) * 3), "frozen in the steps 3 to 8"),
+    "too few": ((0, 9, (True,)), r"frozen: expected a bool for each of 3.*\(True,\)"),
+    "words": ((0, 9, ("no", "", "")), "frozen: expected a bool for each.*'no'"),
+    "numbers": ((0, 9, (1, 0, 0)), "frozen: expected a bool for each"),
+    "half a step": ((0.5, 9, A), "expected an int start ≥ 0, got 0.5"),
+    "a bool for a step": ((0, True, A), "expected an int stop ≥ 0, got True"),
+    "empty": ((9, 9, A), "start < stop, got 9 and 9"),
+    "before 0": ((-1, 9, A), "an int start ≥ 0, got -1"),
+    "all": ((3, 9, (True, True, True)), "frozen in the steps 3 to 8"),
 }
 
 
@@ -258,6 +253,32 @@ NO_PHASE = {
 def test_what_is_no_phase_is_refused(args, message):
     with pytest.raises(ValueError, match=message):
         Phase(ABC, *args)
+
+
+def test_a_phase_needs_layers():
+    with pytest.raises(ValueError, match="Phase: layers: expected Layers"):
+        Phase(["a"], 0, 9, (False,))
+
+
+def test_numbers_of_numpy_make_the_same_phase():
+    phase = Phase(ABC, np.int64(0), np.int32(9), tuple(np.array(A)))
+    assert phase == Phase(ABC, 0, 9, A)
+    assert hash(phase) == hash(Phase(ABC, 0, 9, A))
+    same = freeze_phases(ABC, np.ones(3), np.int64(9), np.int32(2))
+    assert same == freeze_phases(ABC, np.ones(3), 9, 2)
+
+
+def test_where_there_are_no_layers_nothing_is_frozen():
+    none = match_layers({}, [])
+    (phase,) = freeze_phases(none, np.ones(0), 3)
+    optimizer = phase.freeze(optax.adam(0.1))
+    assert optimizer.update({}, optimizer.init({}), {})[0] == {}
+
+
+def test_the_key_is_what_is_frozen():
+    turns = freeze_phases(ABC, PHASES["in turns"][0], 30)
+    assert len(turns) == 30
+    assert len({phase.key for phase in turns}) == 3
 
 
 # --- The optimizer of a phase ---------------------------------------------------------
@@ -274,6 +295,7 @@ LAYERS = match_layers(
 FROZEN = {  # of the stem, three blocks, and the head
     "blocks": (False, True, True, True, False),
     "stem head": (True, False, False, False, True),
+    "nothing": (False,) * 5,
 }
 warmup = optax.linear_schedule(0.1, 0.5, 9)
 is_matrix = lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)  # noqa: E731
@@ -311,8 +333,8 @@ def inner(request):
     return INNER[request.param]
 
 
-def phase_of(frozen, paused=None, layers=LAYERS):
-    return Phase(layers, 0, 1, frozen, paused or (0,) * len(layers))
+def phase_of(frozen, layers=LAYERS):
+    return Phase(layers, 0, 1, frozen)
 
 
 def poisoned(gradients, names):
@@ -346,7 +368,7 @@ def of(names, node):
     }
 
 
-@pytest.mark.parametrize("names", FROZEN)
+@pytest.mark.parametrize("names", ["blocks", "stem head"])
 def test_what_trains_is_updated_as_if_it_were_alone(inner, names):
     optimizer = phase_of(FROZEN[names]).freeze(inner)
     ours, _ = steps(optimizer, 2, gradients=poisoned(GRADIENTS, names.split()))
@@ -362,7 +384,7 @@ def test_what_trains_is_updated_as_if_it_were_alone(inner, names):
 
 def test_frozen_moments_keep_every_bit(inner):
     names = "stem head"
-    params, warm = steps(inner, 1)
+    params, warm = steps(phase_of(FROZEN["nothing"]).freeze(inner), 1)
     optimizer = phase_of(FROZEN[names]).freeze(inner)
     bad = poisoned(GRADIENTS, names.split())
     _, state = steps(optimizer, 1, params, bad, warm)
@@ -373,21 +395,28 @@ def test_frozen_moments_keep_every_bit(inner):
     assert_same_bits(of(names, state), of(names, warm))
 
 
-def test_the_state_is_that_of_the_inner_optimizer(inner):
-    optimizer = phase_of(FROZEN["blocks"]).freeze(inner)
-    assert_same_bits(optimizer.init(PARAMS), inner.init(PARAMS))
+def test_the_state_is_one_in_all_phases(inner):
+    states = [phase_of(f).freeze(inner).init(PARAMS) for f in FROZEN.values()]
+    assert_same_bits(states[0], states[1])
+    assert_same_bits(states[0], states[2])
+    plain = inner.init(PARAMS)
+    assert jax.tree.structure(states[0].inner) == jax.tree.structure(plain)
 
 
-def test_nothing_frozen_is_the_inner_optimizer_itself():
-    phase = phase_of((False,) * 5)
-    inner, loss = INNER["adam"], lambda params: 0.0
-    state = inner.init(PAIR)
-    whole = optax_llr.Phase(PAIR_LAYERS, 0, 1, (False, False), (0, 0))
-    ours, theirs = (
-        str(jax.make_jaxpr(update)(PAIR, state, PAIR))
-        for update in (whole.freeze(inner).update, inner.update)
-    )
-    assert ours == theirs
+def test_nothing_frozen_and_nothing_own_is_the_inner_optimizer_itself():
+    phase, inner = phase_of(FROZEN["nothing"]), INNER["momentum"]
+    state = phase.freeze(inner).init(PARAMS)
+
+    def ours(gradients, state, params):
+        updates, state = phase.freeze(inner).update(gradients, state, params)
+        return updates, state.inner
+
+    theirs = jax.make_jaxpr(inner.update)(PARAMS, state.inner, PARAMS)
+    assert str(jax.make_jaxpr(ours)(PARAMS, state, PARAMS)) == str(theirs)
+
+    def loss(params):
+        return 0.0
+
     assert phase.stopped(loss) is loss
 
 
@@ -403,12 +432,12 @@ def test_one_compilation_for_each_distinct_phase():
         return optimizer.update(GRADIENTS, state, PARAMS)[1]
 
     update = jax.jit(update, static_argnums=0)
-    state = INNER["adam"].init(PARAMS)
+    state = phases[0].freeze(INNER["adam"]).init(PARAMS)
     for phase in (*phases, *again):
         state = update(phase.freeze(INNER["adam"]), state)
-    assert len(traces) == len(set(traces)) == len(phases)
-    moved = Phase(LAYERS, 90, 95, phases[1].frozen, phases[1].paused)
-    assert moved.freeze(INNER["adam"]) is phases[1].freeze(INNER["adam"])
+    assert len(traces) == len(set(traces)) == 2
+    moved = Phase(LAYERS, 90, 95, phases[1].frozen)
+    assert moved.freeze(INNER["adam"]) == phases[1].freeze(INNER["adam"])
 
 
 ELEMENTWISE = ["momentum", "adam", "adam, scheduled", "adamw", "lion", "injected"]
@@ -418,11 +447,12 @@ ELEMENTWISE = ["momentum", "adam", "adam, scheduled", "adamw", "lion", "injected
 def test_slices_of_a_stack_freeze_one_by_one(name):
     inner = INNER[name]
     optimizer = phase_of((False, True, False, True, False)).freeze(inner)
-    params, warm = steps(inner, 2)
+    whole = phase_of(FROZEN["nothing"]).freeze(inner)
+    params, warm = steps(whole, 2)
     kernel = GRADIENTS["blocks"]["kernel"].at[jnp.array([0, 2])].set(NAN)
     gradients = GRADIENTS | {"blocks": {"kernel": kernel}}
     frozen, state = steps(optimizer, 3, params, gradients, warm)
-    free, all_moved = steps(inner, 3, params, GRADIENTS, warm)
+    free, all_moved = steps(whole, 3, params, GRADIENTS, warm)
     assert_same_bits(of("stem head", frozen), of("stem head", free))
     ours, theirs = of("blocks", (frozen, state)), of("blocks", (free, all_moved))
     for path, before in of("blocks", (params, warm)).items():
@@ -496,8 +526,9 @@ def test_bias_correction_counts_the_steps_that_a_layer_trained(trained):
         ABC, {"a": lambda t: (t < trained) | (t >= 1000), "b": 1.0, "c": 1.0}
     )
     params, inner = {n: jnp.ones(1) for n in "abc"}, optax.adam(1.0)
-    state, alone = inner.init(params), reference.Adam(1.0)
-    for phase in freeze_phases(ABC, multipliers, 1005):
+    phases = freeze_phases(ABC, multipliers, 1005)
+    state, alone = phases[0].freeze(inner).init(params), reference.Adam(1.0)
+    for phase in phases:
         optimizer = phase.freeze(inner)
         update = jax.jit(
             lambda s, optimizer=optimizer: optimizer.update(params, s, params)
@@ -506,7 +537,7 @@ def test_bias_correction_counts_the_steps_that_a_layer_trained(trained):
             updates, state = update(state)
             expected = 0.0 if "a" in phase.names else alone(1.0)
             np.testing.assert_allclose(updates["a"], expected, rtol=2e-5)
-    assert int(state[0].count) == 1005
+    assert state.inner[0].count.tolist() == [trained + 5, 1005, 1005]
 
 
 # --- Whole runs against a slow reference ----------------------------------------------
@@ -623,7 +654,8 @@ def test_whole_runs_are_those_of_layers_that_wait(model, run, name, shortest):
         decay,
     )
     optimizer = optax.chain(inner, scale_by_layer(layers, multipliers))
-    ours, _ = trained(phases, optimizer, params, optimizer.init(params))
+    state = phases[0].freeze(optimizer).init(params)
+    ours, _ = trained(phases, optimizer, params, state)
     ours = np.stack([*ours.values()]).reshape(WEIGHTS.shape)
     # Float32 against float64 over 24 steps; Muon's iteration enlarges the difference.
     atol = 1e-4 if name == "muon" else 1e-5
@@ -636,7 +668,7 @@ def test_a_run_goes_on_inside_any_phase_to_the_last_bit(model, stop):
     multipliers = RUNS["a middle layer twice"]
     optimizer = optax.chain(optax.adam(rate), scale_by_layer(layers, multipliers))
     phases = freeze_phases(layers, multipliers, STEPS)
-    start = params, optimizer.init(params)
+    start = params, phases[0].freeze(optimizer).init(params)
     whole = trained(phases, optimizer, *start)
     saved = trained(phases, optimizer, *start, stop=stop)
     restored = jax.tree.map(lambda leaf: jnp.array(np.array(leaf)), saved)
@@ -677,7 +709,8 @@ def products_of_a_step(phase, loss, params, stopped=True):
         updates, state = phase.freeze(inner).update(gradient(params), state, params)
         return optax.apply_updates(params, updates), state
 
-    return products(jax.jit(step).lower(params, inner.init(params)).compile().as_text())
+    state = phase.freeze(inner).init(params)
+    return products(jax.jit(step).lower(params, state).compile().as_text())
 
 
 def deep(params):
@@ -874,17 +907,20 @@ def test_train_state_goes_through_phases():
     layers = match_layers(params, [(r"(layers_\d)/.*", r"\1")])
     multipliers = optax_llr.freezeout_schedule(layers, LOOP_STEPS, t0=0.8)
     optimizer = optax.chain(optax.adam(0.1), scale_by_layer(layers, multipliers))
-    state = TrainState.create(apply_fn=model.apply, params=params, tx=optimizer)
+    phases = freeze_phases(layers, multipliers, LOOP_STEPS)
+    expected = TrainState.create(apply_fn=model.apply, params=params, tx=optimizer)
+    state = TrainState.create(
+        apply_fn=model.apply, params=params, tx=phases[0].freeze(optimizer)
+    )
 
     @jax.jit
     def whole(state):
         gradients = jax.grad(linen_loss)(state.params, DATA)
         return state.apply_gradients(grads=gradients)
 
-    expected = state
     for _ in range(LOOP_STEPS):
         expected = whole(expected)
-    for phase in freeze_phases(layers, multipliers, LOOP_STEPS):
+    for phase in phases:
         state = state.replace(tx=phase.freeze(optimizer))
         gradient = jax.grad(phase.stopped(linen_loss))
         step = jax.jit(lambda s, g=gradient: s.apply_gradients(grads=g(s.params, DATA)))
@@ -903,7 +939,8 @@ def test_nnx_optimizer_goes_through_phases():
     layers = match_layers(nnx.state(model, nnx.Param), NET_RULES)
     multipliers = optax_llr.freezeout_schedule(layers, LOOP_STEPS, t0=0.8)
     inner = optax.chain(optax.adam(0.1), scale_by_layer(layers, multipliers))
-    optimizer = nnx.Optimizer(model, inner, wrt=nnx.Param)
+    phases = freeze_phases(layers, multipliers, LOOP_STEPS)
+    optimizer = nnx.Optimizer(model, phases[0].freeze(inner), wrt=nnx.Param)
     graphdef, _, _ = nnx.split(model, nnx.Param, ...)
 
     def loss(params, rest):
@@ -912,7 +949,7 @@ def test_nnx_optimizer_goes_through_phases():
         return value, nnx.state(net, nnx.BatchStat)
 
     losses = []
-    for phase in freeze_phases(layers, multipliers, LOOP_STEPS):
+    for phase in phases:
         optimizer.tx = phase.freeze(inner)
         gradient = jax.value_and_grad(phase.stopped(loss), has_aux=True)
 
@@ -945,9 +982,9 @@ PAIR_LAYERS = optax_llr.match_layers(PAIR, [("a", "a"), ("b", "b")])
 def test_first_update_after_thawing_is_that_of_a_fresh_layer(make):
     """Whatever the optimizer calls the count that corrects its moments."""
     optimizer = make(0.1)
-    still = optax_llr.Phase(PAIR_LAYERS, 0, 9, (True, False), (0, 0))
-    thawed = optax_llr.Phase(PAIR_LAYERS, 9, 20, (False, False), (9, 0))
-    state = optimizer.init(PAIR)
+    still = optax_llr.Phase(PAIR_LAYERS, 0, 9, (True, False))
+    thawed = optax_llr.Phase(PAIR_LAYERS, 9, 20, (False, False))
+    state = still.freeze(optimizer).init(PAIR)
     for _ in range(9):
         _, state = still.freeze(optimizer).update(PAIR, state, PAIR)
     ours, _ = thawed.freeze(optimizer).update(PAIR, state, PAIR)
@@ -961,35 +998,39 @@ def test_counts_of_the_run_do_not_pause_with_a_layer():
     optimizer = optax_llr.adapt_layers(
         monitored, PAIR_LAYERS, optax_llr.contrib.learned(100)
     )
-    state = optimizer.init(PAIR)
-    still = optax_llr.Phase(PAIR_LAYERS, 0, 4, (True, False), (0, 0))
-    other = optax_llr.Phase(PAIR_LAYERS, 4, 8, (False, True), (4, 0))
-    for phase in [still] * 4 + [other] * 2:
-        _, state = phase.freeze(optimizer).update(PAIR, state, PAIR)
-    assert (int(state.inner.steps), int(state.rule.steps)) == (6, 6)
-    assert float(state.rule.features[0, 3]) == pytest.approx(0.05)  # step 5 of 100
+    still = optax_llr.Phase(PAIR_LAYERS, 0, 4, (True, False))
+    other = optax_llr.Phase(PAIR_LAYERS, 4, 8, (False, True))
+    state = still.freeze(optimizer).init(PAIR)
+    for phase, steps in ((still, 4), (other, 2)):
+        update = jax.jit(phase.freeze(optimizer).update)
+        for _ in range(steps):
+            _, state = update(PAIR, state, PAIR)
+    assert (int(state.inner.inner.steps), int(state.inner.rule.steps)) == (6, 6)
+    assert float(state.inner.rule.features[0, 3]) == pytest.approx(
+        0.05
+    )  # step 5 of 100
 
 
 @pytest.mark.parametrize("optimizer", [optax.lbfgs(0.1), optax.sm3(0.1)])
 def test_what_cannot_be_split_is_refused_before_anything_is_frozen(optimizer):
-    phase = optax_llr.Phase(PAIR_LAYERS, 0, 9, (False, False), (0, 0))
+    phase = optax_llr.Phase(PAIR_LAYERS, 0, 9, (False, False))
     with pytest.raises(ValueError, match="cannot tell which part"):
-        phase.freeze(optimizer).update(PAIR, optimizer.init(PAIR), PAIR)
+        phase.freeze(optimizer).init(PAIR)
 
 
 def test_statistics_that_no_layer_owns_are_refused():
-    phase = optax_llr.Phase(PAIR_LAYERS, 0, 9, (True, False), (0, 0))
+    phase = optax_llr.Phase(PAIR_LAYERS, 0, 9, (True, False))
     with pytest.raises(ValueError, match="'norm/mean' stand in no module"):
         phase.held({"norm": {"mean": jnp.ones(2)}}, {"norm": {"mean": jnp.zeros(2)}})
 
 
 def test_counts_of_random_streams_are_left_alone():
-    phase = optax_llr.Phase(PAIR_LAYERS, 0, 9, (True, False), (0, 0))
+    phase = optax_llr.Phase(PAIR_LAYERS, 0, 9, (True, False))
     after = phase.held({"drop": {"count": jnp.int32(3)}}, {"drop": {"count": 2}})
     assert after == {"drop": {"count": 3}}
 
 
 def test_statistics_of_another_structure_are_refused():
-    phase = optax_llr.Phase(PAIR_LAYERS, 0, 9, (True, False), (0, 0))
+    phase = optax_llr.Phase(PAIR_LAYERS, 0, 9, (True, False))
     with pytest.raises(ValueError, match="the same structure before and after"):
         phase.held({"mean": jnp.ones(2)}, {})

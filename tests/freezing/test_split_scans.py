@@ -34,7 +34,7 @@ FROZEN = {  # of the four blocks and the head
 
 
 def phase_of(frozen, layers=LAYERS):
-    return Phase(layers, 0, 1, frozen, (0,) * len(layers))
+    return Phase(layers, 0, 1, frozen)
 
 
 PREFIX = phase_of(FROZEN["prefix"])

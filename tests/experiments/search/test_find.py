@@ -81,7 +81,7 @@ def trained(vectors, warmup, horizon):
     split = dataset().train
     images = program.Images(jnp.asarray(split.images), jnp.asarray(split.labels))
     told = policy_tables(POLICIES["uniform"], WHOLE, built.layers)
-    phase = optax_llr.Phase(built.layers, 0, 1, (False,) * 3, (0,) * 3)
+    phase = optax_llr.Phase(built.layers, 0, 1, (False,) * 3)
     step = jax.jit(built.step, static_argnums=3)
     start = jax.jit(built.initial)(jax.random.split(jax.random.key(0))[0])
     for multipliers in vectors:

@@ -37,7 +37,7 @@ def phase_of(program, frozen=()):
     """A phase in which the layers of these indices are frozen."""
     layers = program.layers
     still = tuple(i in frozen for i in range(len(layers)))
-    return optax_llr.Phase(layers, 0, 1, still, (0,) * len(layers))
+    return optax_llr.Phase(layers, 0, 1, still)
 
 
 def step_of(program, frozen=(), **options):
