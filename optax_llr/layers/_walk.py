@@ -132,6 +132,8 @@ class Walk:
         found, inputs = self._found, [v for v in values if isinstance(v, Activation)]
         weights = [v for v in values if isinstance(v, Weights) and v.parts]
         waiting = frozenset[Part]().union(*(v.waiting for v in inputs))
+        if len({v.node for v in inputs}) == 1 and not weights and not waiting:
+            return inputs[0]
         x = found.graph.join(v.node for v in inputs)
         at_input = found.graph.front(x).level < 0
         first = primitive in ADDITIVE or not waiting or not weights
