@@ -794,10 +794,14 @@ def test_stack_of_another_height_is_refused(transformation):
 
 @pytest.mark.parametrize("bad", [1.0, np.ones(4), np.ones((5, 1))], ids=np.shape)
 def test_multipliers_of_another_shape_are_refused(name, bad):
-    with pytest.raises(ValueError, match=r"expected real multipliers of shape \(5,\)"):
+    with pytest.raises(
+        ValueError, match=r"expected .*real multipliers of shape \(5,\)"
+    ):
         TRANSFORMATIONS[name](LAYERS, bad)
     late = TRANSFORMATIONS[name](LAYERS, lambda count: bad)
-    with pytest.raises(ValueError, match=r"expected real multipliers of shape \(5,\)"):
+    with pytest.raises(
+        ValueError, match=r"expected .*real multipliers of shape \(5,\)"
+    ):
         late.init(PARAMS)
 
 

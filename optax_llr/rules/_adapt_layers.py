@@ -45,8 +45,8 @@ class Rule(NamedTuple):
     """Measures multipliers: a pair of pure functions, a state of any kind, and bounds.
 
     `init(layers, params)` returns the state. `update(step, state)` returns multipliers
-    (L,), and the state for the next step. What is not finite, or `NOT_MEASURED`, leaves
-    a layer the multiplier it had.
+    (L,), and the state for the next step. What is not finite leaves a layer the
+    multiplier it had; so does float32's largest number, for `jax_debug_nans`.
     """
 
     init: Callable[[Layers, PyTree], Any]
