@@ -1,5 +1,6 @@
 """Phases of frozen layers; `Phase.stopped` has test_split_scans.py to itself."""
 
+import functools
 import itertools
 import re
 
@@ -306,9 +307,7 @@ INNER = {
     "adam": optax.adam(0.1),
     "adam, scheduled": optax.adam(warmup),
     "adamw": optax.adamw(0.1, weight_decay=0.1),
-    "amsgrad": optax.amsgrad(0.1),
     "lion": optax.lion(0.1),
-    "lamb": optax.lamb(0.1),
     "adafactor": optax.adafactor(0.1, min_dim_size_to_factor=2),
     "muon": optax.contrib.muon(0.1),
     "clip": optax.chain(optax.clip_by_global_norm(0.5), optax.adam(0.1)),
@@ -407,12 +406,13 @@ def test_nothing_frozen_and_nothing_own_is_the_inner_optimizer_itself():
     phase, inner = phase_of(FROZEN["nothing"]), INNER["momentum"]
     state = phase.freeze(inner).init(PARAMS)
 
-    def ours(gradients, state, params):
-        updates, state = phase.freeze(inner).update(gradients, state, params)
-        return updates, state.inner
+    def ours(gradients, trace, params):
+        now = state._replace(inner=trace)
+        updates, after = phase.freeze(inner).update(gradients, now, params)
+        return updates, after.inner
 
     theirs = jax.make_jaxpr(inner.update)(PARAMS, state.inner, PARAMS)
-    assert str(jax.make_jaxpr(ours)(PARAMS, state, PARAMS)) == str(theirs)
+    assert str(jax.make_jaxpr(ours)(PARAMS, state.inner, PARAMS)) == str(theirs)
 
     def loss(params):
         return 0.0
@@ -608,19 +608,19 @@ def mlp_loss(params, x, y):
     return jnp.mean((x - y) ** 2) / 2
 
 
+@functools.partial(jax.jit, static_argnames=("phase", "optimizer"))
+def phase_step(params, state, x, y, phase, optimizer):
+    gradients = jax.grad(phase.stopped(mlp_loss))(params, x, y)
+    updates, state = phase.freeze(optimizer).update(gradients, state, params)
+    return optax.apply_updates(params, updates), state
+
+
 def trained(phases, optimizer, params, state, start=0, stop=STEPS):
     """Parameters and state at a step, by the phases' own losses and optimizers."""
     for phase in phases:
-        now, gradient = phase.freeze(optimizer), jax.grad(phase.stopped(mlp_loss))
-
-        @jax.jit
-        def step(params, state, x, y, now=now, gradient=gradient):
-            updates, state = now.update(gradient(params, x, y), state, params)
-            return optax.apply_updates(params, updates), state
-
         for t in range(max(start, phase.start), min(stop, phase.stop)):
             x, y = jnp.float32(INPUTS[t]), jnp.float32(TARGETS[t])
-            params, state = step(params, state, x, y)
+            params, state = phase_step(params, state, x, y, phase.key, optimizer)
     return params, state
 
 
