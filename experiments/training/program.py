@@ -237,7 +237,9 @@ class Program:
             "rate": tables.rate[state.step],
             "multipliers": tables.multipliers[state.step],
         }
-        return state.opt_state._replace(hyperparams=told)
+        return state.opt_state._replace(
+            inner=state.opt_state.inner._replace(hyperparams=told)
+        )
 
     def training_loss(
         self, params: Weights, statistics: Weights, batch: Images
