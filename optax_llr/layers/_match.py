@@ -2,7 +2,9 @@
 
 import collections
 import re
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +41,7 @@ def match_layers(params: PyTree, rules: Sequence[tuple[str, str]]) -> Layers:
         ('b0', 'b1', 'b2', 'b3')
     """
     shapes = {path: np.shape(leaf) for path, leaf in leaves_by_path(params).items()}
-    rules = list(rules)
+    rules = _pairs(rules)
     patterns = [_compiled(rule) for rule in rules]
     by_prefix = collections.defaultdict[str, list[int]](list)
     for i, pattern in enumerate(patterns):
@@ -73,6 +75,21 @@ def match_layers(params: PyTree, rules: Sequence[tuple[str, str]]) -> Layers:
         level=np.arange(len(layer_names)),
         members={path: member[name] for path, name in names.items()},
     )
+
+
+def _pairs(rules: Any) -> list[tuple[str, str]]:
+    """The rules, if they are pairs of strings, in an order."""
+    pairs = None if isinstance(rules, str | Mapping) else list(rules)
+    for pair in pairs or []:
+        if not isinstance(pair, tuple | list) or list(map(type, pair)) != [str, str]:
+            pairs = None
+            break
+    if pairs is None:
+        raise ValueError(
+            "match_layers: rules: expected a list of pairs (pattern, name), both "
+            f"strings, got {reprlib.repr(rules)}"
+        )
+    return pairs
 
 
 def _compiled(rule: tuple[str, str]) -> re.Pattern[str]:

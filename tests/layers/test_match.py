@@ -378,10 +378,12 @@ def test_a_rule_for_each_of_many_layers_is_cheap(monkeypatch):
     assert len(tried) < 4 * 700
 
 
-@pytest.mark.parametrize("rule", ["abc", ("a",), (1, "a"), (".*", 1), None])
-def test_what_is_no_rule_is_named(rule):
-    with pytest.raises(ValueError, match=r"^match_layers: .*no pattern with a name"):
-        optax_llr.match_layers({"a": np.ones(1)}, [rule])
+@pytest.mark.parametrize(
+    "rules", [["abc"], [("a",)], [(1, "a")], [(".*", 1)], [None], {"a": "a"}, "ab"]
+)
+def test_what_are_no_rules_is_named(rules):
+    with pytest.raises(ValueError, match=r"^match_layers: rules: expected a list of"):
+        optax_llr.match_layers({"a": np.ones(1)}, rules)
 
 
 def test_layers_made_by_hand_count_distances_from_the_end():

@@ -1,16 +1,16 @@
 """Makes the bundled sample, `cifar10.png`, from the whole of CIFAR-10.
 
-    TFDS_DATA_DIR=… python -m experiments.sample.make
+    TFDS_DATA_DIR=… python -m experiments.data.sample.make
 
 Takes the first images of each class, in the order in which TFDS prepared them, and
 prints the checksum that `experiments/data/dataset.py` holds.
 """
 
 import numpy as np
-from experiments.cifar import CIFAR10, SIDE, Published, Split, read_cifar
 from PIL import Image
 
-from experiments.data import (
+from experiments.data.cifar import CIFAR10, SIDE, Published, Split, read_cifar
+from experiments.data.dataset import (
     SAMPLE,
     SAMPLE_GAP,
     SAMPLE_ROWS,
