@@ -6,6 +6,7 @@ moments, is what they are corrected by, and so each layer's own. Any other, as t
 of a schedule, is the run's.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +22,7 @@ from jax.tree_util import (
 
 from ..inspection._monitor import MonitorLayersState
 from ..layers._layers import Layers
-from ..layers._paths import PyTree, path_of, quoted
+from ..layers._paths import PyTree, leaves_by_path, quoted
 from ..rules._adapt_layers import is_adapted
 from ..transforms._multipliers import LayerIds, layer_ids
 
@@ -33,11 +34,12 @@ class FreezeState(NamedTuple):
     layers: LayerIds  # private: whose state it is
 
 
+@dataclasses.dataclass(frozen=True)
 class _Of:
     """In place of an array: which parameter it belongs to."""
 
-    def __init__(self, keys: tuple[Any, ...]):
-        self.keys = keys
+    keys: tuple[Any, ...]
+    path: str
 
 
 class Roles:
@@ -59,7 +61,8 @@ class Roles:
     ):
         """Looks through the state of an optimizer of so many layers."""
         keys = [keys for keys, _ in tree_leaves_with_path(params)]
-        marks = jax.tree.unflatten(jax.tree.structure(params), map(_Of, keys))
+        owners = map(_Of, keys, leaves_by_path(params))
+        marks = jax.tree.unflatten(jax.tree.structure(params), owners)
         # As the optimizer makes it: a vector may be of as many numbers as layers.
         made = jax.eval_shape(inner.init, params)
         if jax.tree.structure(made) != jax.tree.structure(state):
@@ -83,7 +86,7 @@ class Roles:
                 ruled += [(*keys, GetAttrKey(name)) for name in ("rule", "measured")]
             else:
                 nodes -= {keys}  # its scalar counts the steps of the run
-        self.path = [path_of(m.keys) if isinstance(m, _Of) else None for _, m in found]
+        self.path = [m.path if isinstance(m, _Of) else None for _, m in found]
         self.names = [keystr(keys) for keys, _ in found]
         self.own: list[bool] = []
         self.measured: list[bool] = []

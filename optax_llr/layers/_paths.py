@@ -7,18 +7,9 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from jax.tree_util import DictKey, GetAttrKey, keystr, tree_leaves_with_path
+from jax.tree_util import keystr, tree_leaves_with_path
 
 PyTree = Any
-
-
-def path_of(keys: Iterable[Any]) -> str:
-    """The path of a leaf from its keys alone, which do not tell boxes for sure."""
-    match tuple(keys):
-        case (*inner, DictKey() as last, GetAttrKey(name="value")):
-            return keystr((*inner, last), simple=True, separator="/")
-        case plain:
-            return keystr(plain, simple=True, separator="/")
 
 
 def leaves_by_path(tree: PyTree) -> dict[str, Any]:

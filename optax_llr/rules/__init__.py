@@ -4,7 +4,7 @@ Each function makes a `Rule`. Norms, sums and products are those of a whole laye
 all its leaves (or its slices of stacked leaves), formed in float32. g is the raw
 gradient, u the update of the inner optimizer (negative, times the rate), w the
 parameters, m the multiplier. float32 cannot hold the squares of norms below 1e-19 and
-above 1e19: what is smaller counts as 1e-19 in a logarithm or a cosine and as 0 in a
+above 1e19: what is smaller counts as 1e-19 in a logarithm and as 0 in a cosine or a
 ratio; what is larger leaves a layer the multiplier it had.
 
 *Cost*: memory in units of the parameters, and how often the rule reads or writes
