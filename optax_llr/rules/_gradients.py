@@ -20,7 +20,7 @@ LARGEST = 1e18
 class SignalToNoiseState(NamedTuple):
     """State of `signal_to_noise`."""
 
-    count: jax.Array  # pyright: ignore  # shape=(), dtype=jnp.int32
+    count: jax.Array  # pyright: ignore  # shape=(L,), dtype=jnp.int32; each layer's own
     mean: PyTree  # moving average of g; shapes of the parameters, float32 or wider
     square: jax.Array  # shape=(L,), dtype=jnp.float32; moving average of ‖g‖²
 
@@ -101,7 +101,7 @@ def signal_to_noise(decay: Number = 0.9) -> Rule:
 
     def init(layers: Layers, params: PyTree) -> SignalToNoiseState:
         return SignalToNoiseState(
-            count=jnp.int32(0),
+            count=jnp.zeros(len(layers), jnp.int32),
             mean=jax.tree.map(zeros, params),
             square=jnp.zeros(len(layers), jnp.float32),
         )

@@ -371,11 +371,11 @@ MODELS["transformers.bart"] = Expected(
         f"{_BART_0}/encoder_attn/q_proj": 12,
         f"{_BART_1}/encoder_attn/k_proj,v_proj": 16,
     },
-    # Whether the embeddings of two stacks that share a table are one layer or more
-    # is left open here; before all blocks they stand.
+    # The decoder's own positions do not pass through the encoder.
+    block_ends={"model/decoder/embed_positions": 2},
     blocks=[
-        "model/shared|model/encoder/embed_positions|model/encoder/layernorm_embedding"
-        "|model/decoder/embed_positions|model/decoder/layernorm_embedding",
+        "model/shared|model/encoder/embed_positions|model/encoder/layernorm_embedding "
+        "model/decoder/embed_positions|model/decoder/layernorm_embedding",
         *(f"model/encoder/layers/{i}" for i in range(3)),
         _BART_0,
         f"{_BART_1}+final_logits_bias",
