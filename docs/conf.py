@@ -51,10 +51,13 @@ html_show_sourcelink = False
 
 
 def setup(app: Sphinx) -> None:
-    """Makes a page of what stands outside of docs/."""
-    app.connect("source-read", benchmarks_are_a_page)
+    """Makes pages of what stands outside of docs/."""
+    app.connect("source-read", pages_from_elsewhere)
 
 
-def benchmarks_are_a_page(app: Sphinx, page: str, source: list[str]) -> None:
-    """Leads a link to it, which works where files are read, to the page of the site."""
+def pages_from_elsewhere(app: Sphinx, page: str, source: list[str]) -> None:
+    """Leads links, which work where files are read, to the pages of the site."""
+    if page == "run_experiments":
+        readme = Path(__file__).parents[1] / "experiments" / "README.md"
+        source[0] = readme.read_text(encoding="utf-8").replace("](../docs/", "](")
     source[0] = source[0].replace("](../benchmarks/README.md", "](benchmarks.md")
