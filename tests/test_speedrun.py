@@ -199,12 +199,13 @@ def test_updates_are_those_of_pytorch_for_every_kind_of_layer(name, steps):
     @functools.partial(jax.jit, static_argnames="phase")
     def update(gradients, state, params, step, phase):
         tables = jax.tree.map(lambda x: x[step], told(name).tables)
-        state = state._replace(hyperparams=tables._asdict())
+        inner = state.inner._replace(hyperparams=tables._asdict())
+        state = state._replace(inner=inner)
         updates, state = phase.freeze(optimizer).update(gradients, state, params)
         return optax.apply_updates(params, updates), state
 
     params, momentum = random_like(initial(name).fast.params, 0, 1), {}
-    state = optimizer.init(params)
+    state = phase_of(name, 0).freeze(optimizer).init(params)
     for step in range(steps):
         gradients = random_like(params, step + 1, 1e-4)  # so small that decay shows
         before, given = arrays(params), arrays(gradients)

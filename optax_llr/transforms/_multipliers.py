@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jax.core import Tracer
 from jax.errors import TracerArrayConversionError
 from jax.typing import ArrayLike
 
@@ -72,8 +73,9 @@ def evaluate(
     if values is None or values.shape != (len(layers),):
         what = "a schedule that returns " if callable(multipliers) else ""
         raise ValueError(
-            f"{owner}: expected {what}real multipliers of shape ({len(layers)},), one "
-            f"for each of the layers {quoted(layers.names)}; got {described(given)}"
+            f"{owner}: multipliers: expected {what}real multipliers of shape "
+            f"({len(layers)},), one for each of the layers {quoted(layers.names)}; "
+            f"got {described(given)}"
         )
     return values.astype(wide_dtype(values))
 
@@ -158,6 +160,9 @@ def at_this_step(
     """The state with the multipliers of its count, after a look at whose it is."""
     check_state(owner, kind, layers, state)
     values = evaluate(owner, layers, multipliers, state.count)
+    # Outside of jit a copy: what a rule measured stands elsewhere in its state as well,
+    # and no array can be donated twice.
+    values = values if isinstance(values, Tracer) else jnp.array(values)
     return state._replace(multipliers=values)
 
 

@@ -123,9 +123,9 @@ def test_parameters_may_be_donated_after_a_check():
     ("changes", "message"),
     [
         ({"threshold": 0.0}, "threshold above 0, got 0.0"),
-        ({"checks": 0}, "checks to be a whole number above 0, got 0"),
-        ({"checks": 2.5}, "checks to be a whole number above 0, got 2.5"),
-        ({"most": 0}, "most to be a whole number above 0, got 0"),
+        ({"checks": 0}, "Settling: checks: expected a whole number above 0, got 0"),
+        ({"checks": 2.5}, "Settling: checks: expected a whole number above 0, got 2.5"),
+        ({"most": 0}, "Settling: most: expected a whole number above 0, got 0"),
         ({"total_steps": 0}, "start < stop, got 0 and 0"),
     ],
 )

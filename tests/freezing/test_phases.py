@@ -208,7 +208,10 @@ REFUSED = {
         (abc(a=frozen_at(50), b=frozen_at(50), c=frozen_at(50)), 100, 10),
         "frozen at step 50, and at 1 of 100 steps",
     ),
-    "negative": ((abc(b=-0.5), 10), "got -0.5 for 'b' at step 0"),
+    "negative": (
+        (abc(b=optax.constant_schedule(-0.5)), 10),
+        "got -0.5 for 'b' at step 0",
+    ),
     "negative, late": (
         (abc(b=lambda count: jnp.where(count == 4200, -2.0, 1.0)), 9000),
         "got -2.0 for 'b' at step 4200",

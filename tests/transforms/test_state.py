@@ -149,7 +149,9 @@ FACTORIES = {
 @pytest.mark.parametrize("bad", BAD)
 @every
 def test_multipliers_that_are_none_are_named_at_once_or_by_init(name, bad):
-    message = rf"^{name}: expected .*real multipliers of shape \(2,\), one for each"
+    message = (
+        rf"^{name}: multipliers: expected .*real multipliers of shape \(2,\), one for"
+    )
     with pytest.raises(ValueError, match=message):
         FACTORIES[name](OLD, BAD[bad])
     with pytest.raises(ValueError, match=message):

@@ -158,7 +158,7 @@ def test_sample_is_the_first_of_each_class_in_the_prepared_set(few):
 
 
 def test_sample_picture_is_made_again_from_the_prepared_set(few):
-    from experiments.sample import make
+    from experiments.data.sample import make
 
     with Image.open(data.SAMPLE) as picture:
         assert np.array_equal(
@@ -173,7 +173,7 @@ def test_prepared_set_is_read_without_tensorflow(few, tmp_path):
     trap = tmp_path / "trap" / "tensorflow" / "__init__.py"
     trap.write_text("import os; os.write(2, b'tensorflow imported'); os._exit(3)")
     program = (
-        "import sys; from experiments import data;"
+        "import sys; from experiments.data import dataset as data;"
         "print(len(data.load('cifar10', validation=100).train));"
         "assert 'tensorflow_datasets' in sys.modules"
     )

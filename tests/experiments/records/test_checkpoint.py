@@ -159,7 +159,8 @@ def test_a_place_that_cannot_be_written_is_an_error_that_ends_the_program(tmp_pa
     # A program of its own: Orbax's threads would hold up the end of this one.
     code = f"""
 import pathlib, shutil
-from experiments import checkpoint, shell
+from experiments.records import checkpoint
+from experiments.terminal import signals
 place = pathlib.Path({str(tmp_path / "checkpoints")!r})
 checkpoints = checkpoint.Checkpoints(place)
 shutil.rmtree(place)
@@ -170,7 +171,7 @@ try:
 except OSError as error:
     print(error)
     checkpoints.close()
-shell.leave(2)
+signals.leave(2)
 """
     command = [sys.executable, "-c", code]
     done = subprocess.run(

@@ -51,7 +51,7 @@ def test_a_second_claim_is_refused_with_the_process_of_the_first(tmp_path):
 
 def test_the_claim_of_a_process_that_was_killed_is_void(tmp_path):
     code = (
-        "import os, sys, pathlib\nfrom experiments import folders\n"
+        "import os, sys, pathlib\nfrom experiments.records import run_directory\n"
         "with run_directory.claimed(pathlib.Path(sys.argv[1])): os.kill(os.getpid(), 9)"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "demo")]

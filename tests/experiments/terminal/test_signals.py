@@ -22,19 +22,19 @@ def run(code, **options):
 
 LOST = """
 import gc
-from experiments import shell
+from experiments.terminal import signals
 
 def callback(*args):
     gc.callbacks.remove(callback)
     {does}
 
-shell.prepare()
-shell.check()
+signals.prepare()
+signals.check()
 gc.callbacks.append(callback)
 gc.collect()
 print("went on")
 try:
-    shell.check()
+    signals.check()
 except shell.Stop as stop:
     print(stop, stop.status)
 """
@@ -55,8 +55,8 @@ def test_another_error_that_was_lost_is_still_shown():
 def test_a_signal_ends_the_program_at_once(number, status):
     code = f"""
 import os
-from experiments import shell
-shell.prepare()
+from experiments.terminal import signals
+signals.prepare()
 try:
     os.kill(os.getpid(), {number})
     print("went on")
@@ -68,15 +68,15 @@ except shell.Stop as stop:
 
 PATIENCE = """
 import os
-from experiments import shell
-shell.prepare()
+from experiments.terminal import signals
+signals.prepare()
 try:
-    with shell.patience():
+    with signals.patience():
         os.kill(os.getpid(), 15)
-        print("noted", shell.asked())
+        print("noted", signals.asked())
         {then}
     print("went on")
-    with shell.patience():
+    with signals.patience():
         print("never")
 except shell.Stop as stop:
     print(stop.status)
@@ -97,16 +97,16 @@ def test_a_signal_that_the_shell_ignores_stays_ignored():
     code = """
 import os, signal
 signal.signal(signal.SIGINT, signal.SIG_IGN)
-from experiments import shell
-shell.prepare()
+from experiments.terminal import signals
+signals.prepare()
 os.kill(os.getpid(), 2)
-print(shell.asked())
+print(signals.asked())
 """
     assert run(code).stdout == "False\n"
 
 
 def test_what_the_terminal_cannot_show_is_replaced():
-    code = "from experiments import shell; shell.prepare(); print('2 × 3')"
+    code = "from experiments.terminal import signals; signals.prepare(); print('2 × 3')"
     done = run(code, env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert (done.returncode, done.stdout) == (0, "2 ? 3\n")
 
@@ -115,8 +115,8 @@ def test_what_the_terminal_cannot_show_is_replaced():
 def test_a_program_outlives_the_reader_of_its_output(unbuffered):
     code = """
 import sys
-from experiments import shell
-shell.prepare()
+from experiments.terminal import signals
+signals.prepare()
 for line in range(100_000):
     print(line)
 sys.stderr.write("done")
@@ -137,6 +137,7 @@ sys.stderr.write("done")
 
 def test_a_program_without_output_is_prepared_too():
     done = run(
-        "import sys; sys.stdout = None\nfrom experiments import shell; shell.prepare()"
+        "import sys; sys.stdout = None\n"
+        "from experiments.terminal import signals; signals.prepare()"
     )
     assert done.returncode == 0

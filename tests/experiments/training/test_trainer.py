@@ -14,7 +14,7 @@ from experiments.records import records
 from experiments.records.journal import Journal
 from experiments.training import compiling
 from experiments.training import program as programs
-from experiments.training.trainer import Trainer
+from experiments.training.trainer import Member, Trainer
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +201,7 @@ def test_an_error_of_the_journal_ends_the_run(trainer):
 
 
 def test_evaluation_agrees_with_numpy_on_every_image(trainer, program):
-    group = trainer._begin([trainer.Member(POLICIES["uniform"], 0, Events())])
+    group = trainer._begin([Member(POLICIES["uniform"], 0, Events())])
     state = group.state
     test = dataset().test
     pixels = (test.images / 255.0 - cifar.CIFAR10.mean) / cifar.CIFAR10.std
