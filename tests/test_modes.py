@@ -105,6 +105,17 @@ TRANSFORMATIONS = {
 every = pytest.mark.parametrize("name", TRANSFORMATIONS)
 
 
+def every_slowly_but(*quick):
+    """All of them, of which the default run takes some."""
+    return pytest.mark.parametrize(
+        "name",
+        [
+            name if name in quick else pytest.param(name, marks=pytest.mark.slow)
+            for name in TRANSFORMATIONS
+        ],
+    )
+
+
 def stepper(optimizer, jit=False):
     update = optax.with_extra_args_support(optimizer).update
     return jax.jit(update) if jit else update
@@ -124,7 +135,9 @@ def strictly():
         yield
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float8_e4m3fn])
+@pytest.mark.parametrize(
+    "dtype", [pytest.param(jnp.float32, marks=pytest.mark.slow), jnp.float8_e4m3fn]
+)
 @every
 def test_strict_modes(name, dtype):
     """Promotion of dtypes and ranks, NaN and infinity: eagerly and compiled."""
@@ -146,7 +159,7 @@ def test_strict_modes(name, dtype):
             update(gradients, state, params, value=jnp.float32(1))
 
 
-@every
+@every_slowly_but("scale_by_layer", "README")
 def test_no_tracer_is_left_behind(name):
     params, optimizer = tree(0), TRANSFORMATIONS[name](LAYERS)
     with jax.checking_leaks():
@@ -192,7 +205,7 @@ STILL = {  # gradients, weights (also those of `init`)
 ONCE = ("tail_exponent",)
 
 
-@every
+@every_slowly_but("layca", "trust_ratio", "signal_to_noise")
 def test_derivatives_are_finite(name):
     """Through `init` and two updates: the gradient, and the gradient of its square."""
     optimizer = TRANSFORMATIONS[name](FEW_LAYERS)

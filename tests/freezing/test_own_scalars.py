@@ -93,7 +93,18 @@ PAUSING = {
 }
 
 
-@pytest.mark.parametrize("name", PAUSING)
+# One of each kind by default: the others differ in their formulas alone.
+KINDS = (
+    "adam adafactor finite injected lamb masked optimistic_gradient_descent partition "
+    "schedule_free_sgd sgd"
+)
+EACH = [
+    name if name in KINDS.split() else pytest.param(name, marks=pytest.mark.slow)
+    for name in PAUSING
+]
+
+
+@pytest.mark.parametrize("name", EACH)
 def test_thawed_layer_goes_on_as_an_optimizer_of_its_own(name):
     inner = PAUSING[name]()
     # A conditional compiles at each step outside jit, with or without phases.

@@ -35,7 +35,7 @@ gc.collect()
 print("went on")
 try:
     signals.check()
-except shell.Stop as stop:
+except signals.Stop as stop:
     print(stop, stop.status)
 """
 
@@ -60,7 +60,7 @@ signals.prepare()
 try:
     os.kill(os.getpid(), {number})
     print("went on")
-except shell.Stop as stop:
+except signals.Stop as stop:
     print(stop.status)
 """
     assert run(code).stdout == f"{status}\n"
@@ -78,7 +78,7 @@ try:
     print("went on")
     with signals.patience():
         print("never")
-except shell.Stop as stop:
+except signals.Stop as stop:
     print(stop.status)
 """
 
