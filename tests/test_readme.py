@@ -12,7 +12,7 @@ import pytest
 import optax_llr
 
 ROOT = Path(__file__).parent.parent
-GUIDES = ("layers", "measured", "freezing", "range_test")
+GUIDES = ("compatibility", "freezing", "layers", "measured", "range_test")
 PAGES = ("README.md", *(f"docs/{name}.md" for name in GUIDES))
 
 

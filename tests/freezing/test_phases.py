@@ -173,7 +173,7 @@ def frozen_tables(draw):
 
 
 @given(frozen_tables(), st.integers(1, 20))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_laws_of_joined_phases(frozen, shortest):
     multipliers = optax_llr.table_schedule(np.where(frozen, 0.0, 0.5))
     phases = freeze_phases(ABC, multipliers, len(frozen), shortest)

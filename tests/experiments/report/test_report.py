@@ -521,6 +521,7 @@ def test_studies_of_one_name_cannot_be_told_apart(built, tmp_path):
         report.join([built, built], tmp_path)
 
 
+@pytest.mark.slow
 def test_the_command_joins_several_folders_and_refuses_out_for_one(tmp_path, capsys):
     about = written.CONFIG | {"name": "other"}
     a = written.study(tmp_path / "a", [written.TRAIN, written.END])

@@ -173,6 +173,7 @@ class Keeping(Events):
         pass
 
 
+@pytest.mark.slow
 def test_on_eight_devices_a_run_finds_what_it_finds_on_one(alone, eight):
     found, expected = Keeping(), Events()
     alone.run(POLICIES["early-first"], 0, expected)

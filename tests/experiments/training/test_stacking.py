@@ -163,6 +163,7 @@ def test_an_error_that_is_not_the_devices_is_not_taken_for_a_full_memory():
 # ----- trained at once
 
 
+@pytest.mark.slow
 def test_schedules_find_at_once_what_they_find_alone(single, trainer):
     expected = one_by_one(single, members(SCHEDULES))
     assert len({events[-1]["test_loss"] for events in expected}) == 3

@@ -100,6 +100,7 @@ def test_runs_of_one_seed_begin_alike_under_every_policy(trainer):
     assert events_of(trainer, "uniform", seed=1)[0]["loss"] != first[0]
 
 
+@pytest.mark.slow
 def test_policies_of_one_layering_share_one_trace_of_the_step(
     monkeypatch,
 ):
@@ -145,7 +146,14 @@ def test_divergence_in_the_last_step_leaves_the_test_set_alone(trainer):
     assert events[-1]["test_loss"] is None
 
 
-@pytest.mark.parametrize("policy", ["three-stage", "learned", "unfreeze-top-first"])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "three-stage",
+        pytest.param("learned", marks=pytest.mark.slow),
+        pytest.param("unfreeze-top-first", marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_stopped_anywhere_ends_as_if_it_never_had_been(
     policy, monkeypatch, tmp_path
 ):
