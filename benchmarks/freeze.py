@@ -29,8 +29,10 @@ import numpy as np
 from record import environment, natural, positive, write
 
 import optax_llr
-from experiments import config, data, train
-from experiments.policies import POLICIES, Policy
+from experiments.config import config
+from experiments.data import dataset as data
+from experiments.policies.catalogue import POLICIES, Policy
+from experiments.training import trainer as train
 
 MODELS = ("resnet20", "densenet76", "vit12")
 SCHEDULES = [(power, t0) for power in (1, 3) for t0 in (0.5, 0.8)]
@@ -45,7 +47,7 @@ def policy(power: int, t0: float) -> Policy:
         summary="",
         expectation="",
         source="",
-        multipliers=lambda layers, total: optax_llr.freezeout(
+        multipliers=lambda layers, total: optax_llr.freezeout_schedule(
             layers, total, t0=t0, power=power
         ),
         schedule="constant",

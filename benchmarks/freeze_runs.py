@@ -20,8 +20,12 @@ from typing import Any
 from freeze import policy
 from record import environment, natural, positive, write
 
-from experiments import config, data, running, significance, train
-from experiments.policies import POLICIES, Policy
+from experiments.analysis import significance
+from experiments.config import config
+from experiments.data import dataset as data
+from experiments.policies.catalogue import POLICIES, Policy
+from experiments.training import running
+from experiments.training import trainer as train
 
 PLANS = (POLICIES["uniform-cosine"], policy(power=3, t0=0.5))
 

@@ -39,9 +39,13 @@ from record import environment, natural, write
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from experiments import compiling, config, data, models, train
-from experiments.journal import Journal
-from experiments.policies import POLICIES
+from experiments import models
+from experiments.config import config
+from experiments.data import dataset as data
+from experiments.policies.catalogue import POLICIES
+from experiments.records.journal import Journal
+from experiments.training import compiling
+from experiments.training import trainer as train
 
 MODELS = {"cnn-shallow": 512, "resnet20": 16, "vgg11": 8}
 """Steps a round of each."""

@@ -26,7 +26,9 @@ from typing import Any
 
 from record import environment, natural, positive, write
 
-from experiments import config, data, train
+from experiments.config import config
+from experiments.data import dataset as data
+from experiments.training import trainer as train
 
 STUDY = (sys.executable, "-m", "experiments", "study")
 

@@ -31,7 +31,7 @@ import update
 from record import environment, natural, write
 
 import optax_llr
-from optax_llr import Layers, LayerStep, Rule, rules
+from optax_llr import Layers, LayerStep, Rule, contrib, rules
 
 NEVER = 2**30
 
@@ -54,7 +54,7 @@ RULES = {
     "hypergradient": rules.hypergradient(1e-3),
     "multiplicative hypergradient": rules.multiplicative_hypergradient(1e-3),
     "signal to noise": rules.signal_to_noise(),
-    "learned": rules.learned(1000),
+    "learned": contrib.learned(1000),
     "tail exponent": rules.tail_exponent(1),
     "tail exponent, between": rules.tail_exponent(NEVER),
 }
@@ -66,7 +66,7 @@ def make_forms(
     """The optimizer alone, and within each rule."""
     forms: dict[str, optax.GradientTransformation] = {"alone": optimizer}
     for name, rule in RULES.items():
-        forms[name] = optax_llr.adapt_layers(optimizer, rule, layers, relative=True)
+        forms[name] = optax_llr.adapt_layers(optimizer, layers, rule, relative=True)
     return forms
 
 

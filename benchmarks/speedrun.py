@@ -54,9 +54,9 @@ from speedrun_rates import POLICIES, RECIPES, Tables, tables
 from speedrun_report import show, summary
 
 import optax_llr
-from experiments.cifar import CIFAR10, Published, Split, read_cifar
-from experiments.compiling import steps_per_call
+from experiments.data.cifar import CIFAR10, Published, Split, read_cifar
 from experiments.models.convolution import compiler_options
+from experiments.training.compiling import steps_per_call
 from optax_llr import Phase
 
 EVALUATED = 2_000
@@ -200,7 +200,7 @@ def _cut(
     multipliers = np.asarray(table.multipliers)
     cuts: list[tuple[Phase, int, int]] = []
     for phase in optax_llr.freeze_phases(
-        program.layers, optax_llr.table(multipliers), len(multipliers)
+        program.layers, optax_llr.table_schedule(multipliers), len(multipliers)
     ):
         within = {look for look in looks if phase.start < look < phase.stop}
         bounds = sorted({phase.start, phase.stop} | within)

@@ -19,8 +19,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from tables import chosen
 
-from experiments import figures
-from experiments.figures import Curve, Panel
+from experiments.report import figures
+from experiments.report.figures import Curve, Panel
 
 DOTS_PER_INCH = 110
 Record = dict[str, Any]

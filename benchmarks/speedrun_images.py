@@ -5,8 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments.augment import normalise
-from experiments.cifar import CIFAR10
+from experiments.data.augment import normalise
+from experiments.data.cifar import CIFAR10
 
 MOST = 2
 """Pixels that an image is moved by along each axis, at most."""

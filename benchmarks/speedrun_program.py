@@ -69,6 +69,7 @@ class Program:
         self._inference = nnx.graphdef(model)
         self.layers = layers_of(params)
         self._optimizer = optimizer(optimizer_name, self.layers, batch)
+        self._whole = Phase(self.layers, 0, 1, (False,) * len(self.layers))
 
     def initial(self, key: jax.Array, images: jax.Array) -> State:
         """The state before the first step, but for lookahead: `begun` adds that.
@@ -86,7 +87,7 @@ class Program:
             fast=fast,
             # A copy, so that a state that is donated holds no array twice.
             slow=jax.tree.map(jnp.copy, fast) if self._recipe.lookahead else None,
-            opt_state=self._optimizer.init(params),
+            opt_state=self._whole.freeze(self._optimizer).init(params),
             step=jnp.int32(0),
         )
 
@@ -103,8 +104,9 @@ class Program:
             "rate": told.tables.rate[state.step],
             "multipliers": told.tables.multipliers[state.step],
         }
+        inner = state.opt_state.inner._replace(hyperparams=now)
         updates, opt_state = phase.freeze(self._optimizer).update(
-            gradients, state.opt_state._replace(hyperparams=now), params
+            gradients, state.opt_state._replace(inner=inner), params
         )
         fast = Fast(
             cast(Weights, optax.apply_updates(params, updates)),

@@ -179,8 +179,12 @@ def tables(
     until = WHITENING_EPOCHS * per_epoch
     ones = dict.fromkeys(layers.names, 1.0)
     own = {"whitening kernel": 0.0, "whitening bias": recipe.whitening(steps, until)}
-    airbench = optax_llr.per_layer(layers, ones | dict.fromkeys(NORMS, FASTER) | own)
-    factors = optax_llr.per_layer(layers, ones | POLICIES[policy].factors(steps))
+    airbench = optax_llr.per_layer_schedule(
+        layers, ones | dict.fromkeys(NORMS, FASTER) | own
+    )
+    factors = optax_llr.per_layer_schedule(
+        layers, ones | POLICIES[policy].factors(steps)
+    )
     shape = recipe.shape(steps)
 
     @jax.jit
@@ -215,7 +219,7 @@ def optimizer(name: str, layers: Layers, batch: int) -> Chain:
         frozen = (multipliers == 0) | filters
         unscaled = jnp.where(frozen, 0, 1 / jnp.where(frozen, 1, multipliers))
         return optax.chain(
-            optax_llr.layer_weight_decay(recipe.decay, layers, unscaled),
+            optax_llr.add_decayed_weights_by_layer(layers, recipe.decay, unscaled),
             steps,
             optax_llr.scale_by_layer(layers, heights * multipliers),
             optax.scale_by_learning_rate(rate),

@@ -7,7 +7,7 @@ from typing import Any
 
 from speedrun_rates import POLICIES
 
-from experiments import significance
+from experiments.analysis import significance
 
 MEASURES = ("accuracy", "plain", "seconds")
 CONTROL = "airbench"

@@ -18,7 +18,7 @@ release = version = optax_llr.__version__
 language = "en"
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
@@ -26,6 +26,9 @@ extensions = [
     "mathml",
 ]
 exclude_patterns = ["_build"]
+nb_execution_mode = "force"  # the tour is run each time the site is built
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
 smartquotes_action = "D"  # dashes; quotes are typed as they are meant
 myst_heading_anchors = 2  # pages link to headings by the names that GitHub gives them
 
@@ -48,10 +51,13 @@ html_show_sourcelink = False
 
 
 def setup(app: Sphinx) -> None:
-    """Makes a page of what stands outside of docs/."""
-    app.connect("source-read", benchmarks_are_a_page)
+    """Makes pages of what stands outside of docs/."""
+    app.connect("source-read", pages_from_elsewhere)
 
 
-def benchmarks_are_a_page(app: Sphinx, page: str, source: list[str]) -> None:
-    """Leads a link to it, which works where files are read, to the page of the site."""
+def pages_from_elsewhere(app: Sphinx, page: str, source: list[str]) -> None:
+    """Leads links, which work where files are read, to the pages of the site."""
+    if page == "run_experiments":
+        readme = Path(__file__).parents[1] / "experiments" / "README.md"
+        source[0] = readme.read_text(encoding="utf-8").replace("](../docs/", "](")
     source[0] = source[0].replace("](../benchmarks/README.md", "](benchmarks.md")

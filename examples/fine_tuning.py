@@ -3,9 +3,9 @@
     python examples/fine_tuning.py
 
 A network learns task A from many examples. Task B, of which there are few, has the
-same features under another head. Here `layer_decay` says how large the rates are and
-`gradual_unfreeze` when each layer joins; `freeze_phases` cuts the run where that
-changes, and in a phase no gradient of a frozen layer is computed. Prints
+same features under another head. `layer_decay` says how large the rates are and
+`gradual_unfreeze_schedule` when each layer joins; in each of the `freeze_phases` no
+gradient of a frozen layer is computed. Prints
 
     task A: accuracy 0.85
     task B from scratch: accuracy 0.71
@@ -16,8 +16,7 @@ changes, and in a phase no gradient of a frozen layer is computed. Prints
 
 Accuracies may differ by some hundredths from machine to machine.
 
-References:
-    Howard & Ruder, ULMFiT, arXiv:1801.06146
+Source: Howard & Ruder, ULMFiT, arXiv:1801.06146
 """
 
 import functools
@@ -52,9 +51,10 @@ def train_step(params, state, x, labels, optimizer, phase):
 
 def train(params, optimizer, multipliers, x, labels):
     """Yields each phase of a run, and the parameters after it."""
+    phases = optax_llr.freeze_phases(layers, multipliers, STEPS)
     optimizer = optax.chain(optimizer, optax_llr.scale_by_layer(layers, multipliers))
-    state = optimizer.init(params)
-    for phase in optax_llr.freeze_phases(layers, multipliers, STEPS):
+    state = phases[0].freeze(optimizer).init(params)
+    for phase in phases:
         for _ in range(phase.start, phase.stop):
             params, state = train_step(params, state, x, labels, optimizer, phase)
         yield phase, params
@@ -81,7 +81,7 @@ print(f"task A: accuracy {accuracy(trained, task_a):.2f}")
 print(f"task B from scratch: accuracy {accuracy(alone, task_b):.2f}")
 
 decay = optax_llr.layer_decay(layers, 1 / 2.6)
-unfreeze = optax_llr.gradual_unfreeze(layers, steps_per_stage=STEPS // 5)
+unfreeze = optax_llr.gradual_unfreeze_schedule(layers, steps_per_stage=STEPS // 5)
 trained["head"] = start["head"]
 phases = train(trained, adam, lambda t: unfreeze(t) * decay, x[:60], task_b[:60])
 for phase, tuned in phases:

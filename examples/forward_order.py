@@ -74,7 +74,7 @@ def forward(params, rest, images):
 images = jax.ShapeDtypeStruct((8, 32, 32, 3), jnp.float32)
 layers = optax_llr.trace_layers(forward, params, rest, images)
 steps = 1_000
-early_first = optax_llr.interpolate(
+early_first = optax_llr.interpolate_schedule(
     layers,
     first=optax.linear_schedule(1.5, 0.5, steps),
     last=optax.linear_schedule(0.5, 1.5, steps),

@@ -50,11 +50,11 @@ targets = jnp.sin(2 * x[:, :1]) * x[:, 1:2]
 disturbed = 3 * jax.random.normal(jax.random.key(2), x.shape)
 
 layers = optax_llr.trace_layers(forward, params, x)
-optimizer = optax_llr.revert_to_uniform(
+optimizer = optax_llr.contrib.revert_to_uniform(
     optax_llr.adapt_layers(
         optax.sgd(0.05, momentum=0.9),
-        optax_llr.rules.trust_ratio(),
         layers,
+        optax_llr.rules.trust_ratio(),
         relative=True,
     ),
     patience=3,  # checks in a row that were worse than the best one
@@ -76,6 +76,6 @@ for step in range(301):
     seen = x if step < 200 else disturbed
     params, opt_state, value = train_step(params, opt_state, seen)
     if step % 50 == 0:
-        measured = optax_llr.layer_multipliers(opt_state, layers).values()
+        measured = optax_llr.layer_multipliers(layers, opt_state).values()
         shown = " ".join(f"{multiplier:7.2f}" for multiplier in measured)
         print(f"{step:>4}  {value:5.2f}  {shown}  {int(opt_state.reverting):>9} of 40")

@@ -58,7 +58,7 @@ params = {
 }
 
 layers = optax_llr.trace_layers(forward, params, points)
-three_stage = optax_llr.per_layer(
+three_stage = optax_llr.per_layer_schedule(
     layers,
     {
         "first": optax.linear_schedule(2.0, 0.5, STEPS // 10),
@@ -85,6 +85,6 @@ print("step", *(f"{name:>7}" for name in layers.names), "   loss  accuracy")
 for step in range(STEPS + 1):
     params, opt_state, (value, accuracy) = train_step(params, opt_state)
     if step % 80 == 0 or step == STEPS // 10:
-        used = optax_llr.layer_multipliers(opt_state, layers).values()
+        used = optax_llr.layer_multipliers(layers, opt_state).values()
         multipliers = " ".join(f"{multiplier:7.2f}" for multiplier in used)
         print(f"{step:>4} {multipliers}  {value:5.2f}  {accuracy:8.1f}")

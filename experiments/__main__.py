@@ -34,11 +34,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 import tyro
 
-from . import config_file, find, search, shell
-from .config import CONTROLS, PRESETS, Config, validate
+from .config import files
+from .config.config import CONTROLS, PRESETS, Config, validate
+from .search import find, search
+from .terminal import signals
 
 if TYPE_CHECKING:  # it needs JAX, which takes seconds to import
-    from . import data
+    from .data import dataset as data
 
 Asked = TypeVar("Asked", Config, search.Search, find.Find)
 
@@ -75,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
                     "expected preview POLICY, study, tune, find, report FOLDER or "
                     f"policies; got {got}"
                 )
-    except shell.Stop as stop:
+    except signals.Stop as stop:
         return stop.status
     except (ValueError, OSError) as error:  # the latter: of a file or folder
         return _refuse(error)
@@ -84,7 +86,8 @@ def main(arguments: Sequence[str]) -> int:
 def _study(arguments: Sequence[str]) -> int:
     config = _parse("study", arguments, lambda config: config)
     validate(config)
-    from . import hosts, study
+    from . import study
+    from .training import hosts
 
     if config.distributed:
         hosts.join()
@@ -98,7 +101,7 @@ def _tune(arguments: Sequence[str]) -> int:
     asked = _parse("tune", arguments, search.Search)
     search.validate(asked)
     dataset = _prepare(asked.config)
-    from . import tune
+    from .search import tune
 
     return tune.run(asked, dataset, _command("tune", arguments))
 
@@ -107,7 +110,7 @@ def _find(arguments: Sequence[str]) -> int:
     asked = _parse("find", arguments, find.Find)
     find.validate(asked)
     dataset = _prepare(asked.config)
-    from . import finding
+    from .search import finding
 
     return finding.run(asked, dataset, _command("find", arguments))
 
@@ -131,7 +134,7 @@ def _parse(
     named = bool(arguments) and not arguments[0].startswith("-")
     preset, *fields = arguments if named else ("demo", *arguments)
     if preset.endswith(".json"):
-        config = config_file.read(Path(preset))
+        config = files.read(Path(preset))
     elif preset in PRESETS:
         config = PRESETS[preset]
     else:
@@ -160,8 +163,9 @@ def _having(asked: Asked, numbers: Mapping[str, float]) -> Asked:
 
 def _prepare(config: Config) -> "data.Dataset":
     """Checks what needs JAX to be checked, and reads the data."""
-    from . import compiling, data
-    from .policies import configured
+    from .data import dataset as data
+    from .policies.catalogue import configured
+    from .training import compiling
 
     configured(config)
     dataset = data.load(
@@ -171,7 +175,7 @@ def _prepare(config: Config) -> "data.Dataset":
         train_fraction=config.train_fraction,
         label_noise=config.label_noise,
     )
-    shell.check()
+    signals.check()
     compiling.use_compilation_cache()
     return dataset
 
@@ -186,7 +190,8 @@ def _are_folders(folders: Sequence[str], *others: str) -> bool:
 
 
 def _report(folders: Sequence[str], out: str) -> int:
-    from . import records, report
+    from .records import records
+    from .report import report
 
     if len(folders) == 1 and out != folders[0]:
         return _refuse("--out is for the joined report of several folders; got one")
@@ -199,7 +204,7 @@ def _report(folders: Sequence[str], out: str) -> int:
 
 
 def _policies() -> int:
-    from .policies import POLICIES
+    from .policies.catalogue import POLICIES
 
     for policy in POLICIES.values():
         print(policy.name)
@@ -217,5 +222,5 @@ def _refuse(reason: object) -> int:
 
 
 if __name__ == "__main__":
-    shell.prepare()
-    shell.leave(main(sys.argv[1:]))
+    signals.prepare()
+    signals.leave(main(sys.argv[1:]))

@@ -13,14 +13,14 @@ from matplotlib.axes import Axes
 
 from optax_llr import Layers, Phase
 
-from . import figures
-from .blocks import bar, known
-from .compiling import policy_phases, policy_tables
-from .config import CLASSES, Config
-from .evenly import evenly
-from .optimizers import rotating, scheduled
-from .policies import configured
-from .program import Tables, abstract
+from .config.config import CLASSES, Config
+from .policies.catalogue import configured
+from .policies.optimizers import rotating, scheduled
+from .report import figures
+from .terminal.evenly import evenly
+from .terminal.sparkline import bar, known
+from .training.compiling import policy_phases, policy_tables
+from .training.program import Tables, abstract
 
 DPI = 130
 AROUND = 8

@@ -13,14 +13,17 @@ import rich.console
 
 import optax_llr
 
-from . import folders, hosts, records, report, shell, table
-from .config import Config
-from .data import Dataset
-from .environment import environment
-from .journal import Journal
-from .policies import Policy, configured
-from .progress import Progress
-from .train import Member, Trainer
+from .config.config import Config
+from .data.dataset import Dataset
+from .policies.catalogue import Policy, configured
+from .records import records, run_directory
+from .records.environment import environment
+from .records.journal import Journal
+from .report import report
+from .terminal import signals, table
+from .terminal.progress import Progress
+from .training import hosts
+from .training.trainer import Member, Trainer
 
 
 class AnyTrainer(Protocol):
@@ -77,26 +80,28 @@ def run(
     console = rich.console.Console(highlight=False, markup=False)
     say = functools.partial(console.print, soft_wrap=True)
     folder = config.out / config.name
-    with folders.claimed(folder):  # before anything compiles: a bad place is known now
+    with run_directory.claimed(
+        folder
+    ):  # before anything compiles: a bad place is known now
         asked = _asked(config)
-        folders.check_begun(folder, asked)
+        run_directory.check_begun(folder, asked)
         try:
             if _is_done(folder, config):
                 say(f"All {_number(config)} runs were done before.")
             else:
                 trainer = make_trainer(config, dataset)
-                shell.check()
+                signals.check()
                 session = environment(command, dataset.checksum)
                 asked["layers"] = _layers(trainer.layers)
-                folders.begin(folder, asked)
-                for difference in folders.add_session(folder, session):
+                run_directory.begin(folder, asked)
+                for difference in run_directory.add_session(folder, session):
                     say(difference)
                 say(_greeting(config, trainer.layers, folder))
                 _train(config, trainer, folder, asked, session, say)
             if hosts.are_many():
                 hosts.tell(None)
             _end(folder, console)
-        except shell.Stop as stop:
+        except signals.Stop as stop:
             if not (folder / "config.json").exists():
                 raise
             say(
@@ -121,14 +126,14 @@ def follow(config: Config, dataset: Dataset) -> int:
     """
     trainer, policies = Trainer(config, dataset), configured(config)
     try:
-        with shell.patience():
+        with signals.patience():
             while (order := hosts.listen()) is not None:
                 policy = policies[order.policy]
                 trainer.compile(policy)
                 start = hosts.listen_for_start(trainer.like(policy))
                 journal = hosts.Following(start, config.record_every)
                 trainer.run(policy, order.seed, journal)
-    except shell.Stop as stop:
+    except signals.Stop as stop:
         if isinstance(stop, hosts.StopTogether):
             hosts.part()
         return stop.status
@@ -258,7 +263,9 @@ def _open(
     say: Callable[[str], None],
 ) -> Journal[Any]:
     """The folder of a run, begun or gone on with."""
-    folders.begin(run.folder, {**asked, "policy": run.policy.name, "seed": run.seed})
+    run_directory.begin(
+        run.folder, {**asked, "policy": run.policy.name, "seed": run.seed}
+    )
     given = (
         run.folder,
         trainer.like(run.policy),
@@ -282,7 +289,7 @@ def _train_group(
     name, step = group[0][0].name, _step_of(group[0])
     for run, _ in group:
         about = {**session, "from_step": step, "at_once": len(group)}
-        folders.add_session(run.folder, about)
+        run_directory.add_session(run.folder, about)
     trainer.compile(group[0][0].policy, len(group))
     if len(group) > 1:
         name += f" and {len(group) - 1} more"
@@ -291,11 +298,11 @@ def _train_group(
         for _, journal in group:
             journal.watchers.append(progress.show)
             if config.tensorboard:
-                from .tensorboard import TensorBoard  # slow to import
+                from .records.tensorboard import TensorBoard
 
                 board = TensorBoard(journal.folder, step, trainer.layers.names)
                 journal.watchers.append(stack.enter_context(board).write)
-        stack.enter_context(shell.patience())
+        stack.enter_context(signals.patience())
         if hosts.are_many():
             hosts.tell_start(group[0][1].start)
         ends = trainer.run_together(

@@ -51,15 +51,23 @@ PARAMS, UPDATES = tree(0), tree(1)
 LAYERS = optax_llr.match_layers(PARAMS, RULES)
 schedule = optax.linear_schedule(START, END, 4)
 
+
+def decayed(layers, multipliers):
+    return optax_llr.add_decayed_weights_by_layer(layers, RATE, multipliers)
+
+
 TRANSFORMATIONS = {
     "scale_by_layer": optax_llr.scale_by_layer,
-    "layer_weight_decay": functools.partial(optax_llr.layer_weight_decay, RATE),
+    "add_decayed_weights_by_layer": decayed,
     "layca": optax_llr.layca,
 }
 CASES = {
     "scale_by_layer, constant": ("scale_by_layer", START),
     "scale_by_layer, schedule": ("scale_by_layer", schedule),
-    "layer_weight_decay, schedule": ("layer_weight_decay", schedule),
+    "add_decayed_weights_by_layer, schedule": (
+        "add_decayed_weights_by_layer",
+        schedule,
+    ),
     "layca, schedule": ("layca", schedule),
 }
 
@@ -237,7 +245,7 @@ def test_decay_of_strength_0_keeps_every_bit_whatever_the_parameters(jit, dtype,
     updates = jax.tree.map(jnp.asarray, fill(data.draw(all_numbers(dtype)), SHAPES))
     params = jax.tree.map(lambda u: jnp.full_like(u, jnp.nan), updates)
     zeros = jnp.zeros(len(LAYERS))
-    ours = first_update("layer_weight_decay", zeros, updates, params, jit)
+    ours = first_update("add_decayed_weights_by_layer", zeros, updates, params, jit)
     assert_same_bits(ours, updates)
 
 
@@ -283,7 +291,7 @@ def test_multiplier_itself_is_not_rounded_to_the_half_precision_of_the_update():
 
 
 # A direction in which to turn has no infinite part.
-@pytest.mark.parametrize("name", ["scale_by_layer", "layer_weight_decay"])
+@pytest.mark.parametrize("name", ["scale_by_layer", "add_decayed_weights_by_layer"])
 def test_infinite_part_of_a_complex_update_leaves_the_other_part_alone(name):
     """Twice (inf, 1) is (inf, 2), though (2, 0) times (inf, 1) would have a NaN."""
     updates = jax.tree.map(lambda u: jnp.full_like(u, 1, jnp.complex64), UPDATES)
@@ -308,7 +316,7 @@ def test_float64_stays_float64_and_is_multiplied_in_float64(name):
     update, weight = (np.asarray(t["stem"]["kernel"]) for t in (updates, params))
     theirs = {
         "scale_by_layer": update / 3,
-        "layer_weight_decay": update + RATE / 3 * weight,
+        "add_decayed_weights_by_layer": update + RATE / 3 * weight,
         "layca": reference.rotated(1 / 3, update, weight),
     }
     assert ours["stem"]["kernel"].dtype == np.float64
@@ -440,10 +448,10 @@ def test_multi_steps_counts_whole_steps(case):
 def test_inject_hyperparams_logs_the_vector(name, jit):
     make, vector, numbers = {
         "scale_by_layer": (optax_llr.scale_by_layer, "multipliers", {}),
-        "layer_weight_decay": (
-            optax_llr.layer_weight_decay,
+        "add_decayed_weights_by_layer": (
+            optax_llr.add_decayed_weights_by_layer,
             "multipliers",
-            {"rate": RATE},
+            {"weight_decay": RATE},
         ),
         "layca": (optax_llr.layca, "rotation", {}),
     }[name]
@@ -683,7 +691,7 @@ def test_updates_keep_their_sharding(name, kind, jit):
 
 
 # A turn needs the norm of the whole kernel, wherever its parts are.
-@pytest.mark.parametrize("name", ["scale_by_layer", "layer_weight_decay"])
+@pytest.mark.parametrize("name", ["scale_by_layer", "add_decayed_weights_by_layer"])
 def test_jitted_update_moves_no_data_between_devices(name):
     mesh = make_mesh(AxisType.Auto)
     transformation = TRANSFORMATIONS[name](WIDE_LAYERS, WIDE_VALUES)
@@ -740,27 +748,20 @@ def test_state_of_other_layers_is_refused(name, other):
         constant(name, other).update(UPDATES, state, PARAMS)
 
 
-def test_state_of_other_layers_of_another_number_is_refused_under_jit(name):
+@pytest.mark.parametrize("other", [SAME_LENGTH, SHORTER], ids=["same", "shorter"])
+def test_state_of_other_layers_is_refused_while_tracing(name, other):
     state = constant(name, LAYERS).init(PARAMS)
     with pytest.raises(ValueError, match="other Layers"):
-        jax.jit(constant(name, SHORTER).update)(UPDATES, state, PARAMS)
-
-
-def test_state_of_other_layers_gives_nan_under_jit(name):
-    state = constant(name, LAYERS).init(PARAMS)
-    update = jax.jit(constant(name, SAME_LENGTH).update)
-    ours, state = update(UPDATES, state, PARAMS)
-    assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves(ours))
-    assert np.isnan(state.multipliers).all()
+        jax.jit(constant(name, other).update)(UPDATES, state, PARAMS)
 
 
 @pytest.mark.parametrize("other", [SAME_LENGTH, SHORTER], ids=["same", "shorter"])
 def test_reassigned_state_goes_on(name, other):
     chain = optax.chain(optax.trace(0.9), constant(name, LAYERS))
     _, state = chain.update(UPDATES, chain.init(PARAMS), PARAMS)
-    mended = optax_llr.reassign_layers(state, other)
+    mended = optax_llr.reassign_layers(other, state)
     assert optax.tree.get(mended, "count") == 1
-    assert np.isnan(optax.tree.get(mended, "multipliers")).all()
+    assert (optax.tree.get(mended, "multipliers") == 1).all()
     chex.assert_trees_all_equal(mended[0], state[0])
     successor = optax.chain(optax.trace(0.9), constant(name, other))
     fresh = successor.init(PARAMS)
@@ -773,7 +774,7 @@ def test_reassigned_state_goes_on(name, other):
 
 def test_reassign_needs_a_state_of_ours():
     with pytest.raises(ValueError, match="reassign_layers: expected an optimizer"):
-        optax_llr.reassign_layers(optax.adam(0.1).init(PARAMS), LAYERS)
+        optax_llr.reassign_layers(LAYERS, optax.adam(0.1).init(PARAMS))
 
 
 def test_unknown_leaf_is_refused_with_its_path(transformation):
@@ -793,15 +794,19 @@ def test_stack_of_another_height_is_refused(transformation):
 
 @pytest.mark.parametrize("bad", [1.0, np.ones(4), np.ones((5, 1))], ids=np.shape)
 def test_multipliers_of_another_shape_are_refused(name, bad):
-    with pytest.raises(ValueError, match=r"expected real multipliers of shape \(5,\)"):
+    with pytest.raises(
+        ValueError, match=r"expected .*real multipliers of shape \(5,\)"
+    ):
         TRANSFORMATIONS[name](LAYERS, bad)
     late = TRANSFORMATIONS[name](LAYERS, lambda count: bad)
-    with pytest.raises(ValueError, match=r"expected real multipliers of shape \(5,\)"):
+    with pytest.raises(
+        ValueError, match=r"expected .*real multipliers of shape \(5,\)"
+    ):
         late.init(PARAMS)
 
 
 def test_weight_decay_asks_for_the_parameters():
-    decay = optax_llr.layer_weight_decay(RATE, LAYERS, START)
+    decay = optax_llr.add_decayed_weights_by_layer(LAYERS, RATE, START)
     with pytest.raises(ValueError, match="needs the parameters"):
         decay.update(UPDATES, decay.init(PARAMS))
 
@@ -833,10 +838,13 @@ def test_orbax_restore_under_other_layers_is_noticed_and_mended(tmp_path, name):
         checkpointer.save(tmp_path / "state", state)
         checkpointer.wait_until_finished()
         target = jax.eval_shape(successor.init, PARAMS)
+        with pytest.raises(ValueError, match=LAYERS.fingerprint):
+            checkpointer.restore(tmp_path / "state", target)
+        target = jax.eval_shape(constant(name, LAYERS).init, PARAMS)
         restored = checkpointer.restore(tmp_path / "state", target)
-    with pytest.raises(ValueError, match=r"`reassign_layers\(opt_state, layers\)`"):
+    with pytest.raises(ValueError, match=r"`reassign_layers\(layers, opt_state\)`"):
         successor.update(UPDATES, restored, PARAMS)
-    mended = optax_llr.reassign_layers(restored, SAME_LENGTH)
+    mended = optax_llr.reassign_layers(SAME_LENGTH, restored)
     ours, _ = successor.update(UPDATES, mended, PARAMS)
     theirs = expected(name, np.full(5, 2.0, np.float32), UPDATES)
     assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
@@ -912,7 +920,7 @@ def test_linen_params_in_a_train_state():
     np.testing.assert_array_equal(
         half.params["first"]["kernel"], params["first"]["kernel"]
     )
-    used = optax_llr.layer_multipliers(half.opt_state, layers)
+    used = optax_llr.layer_multipliers(layers, half.opt_state)
     assert used == {"first": 0.0, "second": 0.5}
 
 
@@ -955,7 +963,7 @@ def test_nnx_optimizer_boxes_parameters_and_state():
     assert_first_is_frozen_and_second_halved(layers, bare, half, whole)
     half, optimizer = train(halved(layers), 2)
     np.testing.assert_array_equal(half["first"]["kernel"], bare["first"]["kernel"])
-    used = optax_llr.layer_multipliers(optimizer.opt_state, layers)
+    used = optax_llr.layer_multipliers(layers, optimizer.opt_state)
     assert used == {"first": 0.0, "second": 0.5}
 
 
@@ -973,9 +981,9 @@ def test_reassigned_state_goes_on_in_an_nnx_optimizer():
         optax.sgd(0.1, momentum=0.9), optax_llr.scale_by_layer(merged, np.ones(1))
     )
     successor = nnx.Optimizer(model, one, wrt=nnx.Param)
-    successor.opt_state = optax_llr.reassign_layers(optimizer.opt_state, merged)
+    successor.opt_state = optax_llr.reassign_layers(merged, optimizer.opt_state)
     successor.update(model, grads)
-    assert optax_llr.layer_multipliers(successor.opt_state, merged) == {"all": 1.0}
+    assert optax_llr.layer_multipliers(merged, successor.opt_state) == {"all": 1.0}
 
 
 def test_nnx_state_in_a_plain_jit_loop():
@@ -1083,7 +1091,7 @@ def test_a_lone_array_is_a_tree_too():
 @functools.cache
 def adapted(inner, layers):
     rule = optax_llr.rules.curvature(0.5)
-    return optax_llr.adapt_layers(inner, rule, layers, relative=True)
+    return optax_llr.adapt_layers(inner, layers, rule, relative=True)
 
 
 @functools.cache
@@ -1094,7 +1102,7 @@ def monitored(inner, layers):
 @functools.cache
 def reverting(inner, layers):
     """Under way from the second step on."""
-    return optax_llr.revert_to_uniform(
+    return optax_llr.contrib.revert_to_uniform(
         scaled_by_layer(inner, layers), patience=2, steps=3
     )
 
@@ -1104,10 +1112,17 @@ def scaled_by_layer(inner, layers):
     return optax.chain(inner, optax_llr.scale_by_layer(layers, values))
 
 
+def pausing(inner, layers):
+    """In a phase with a frozen layer."""
+    frozen = (True, *[False] * (len(layers) - 1))
+    return optax_llr.Phase(layers, 0, 1, frozen).freeze(inner)
+
+
 WRAPPERS = {
     "adapt_layers": adapted,
     "monitor_layers": monitored,
     "revert_to_uniform": reverting,
+    "freeze": pausing,
 }
 ADAM = optax.adam(0.1)
 WATCHED = {"value": np.nan}  # each of which is worse than the one before
@@ -1164,6 +1179,7 @@ def test_extra_arguments_reach_the_optimizer_inside(wrap):
     optimizer = wrap(recorder(seen), LAYERS)
     state = optimizer.init(PARAMS)
     optimizer.update(UPDATES, state, PARAMS, value=1.5, grad_fn=None)
+    seen.pop("uniform_share", None)  # what revert_to_uniform hands down itself
     assert seen == {"value": 1.5, "grad_fn": None}
 
 
@@ -1246,7 +1262,12 @@ def test_injected_rate_of_the_optimizer_inside_can_be_set_from_outside(wrap):
     assert update._cache_size() == 1
 
 
-PARAM_LIKE = {"adapt_layers": 3, "monitor_layers": 4, "revert_to_uniform": 2}
+PARAM_LIKE = {
+    "adapt_layers": 3,
+    "monitor_layers": 4,
+    "revert_to_uniform": 2,
+    "freeze": 2,
+}
 
 
 @pytest.mark.parametrize("name", WRAPPERS)
@@ -1409,7 +1430,7 @@ def test_wrapper_refuses_a_state_that_is_not_its_own(wrap):
 @pytest.mark.parametrize("name", ["adapt_layers", "monitor_layers"])
 def test_wrapper_asks_for_the_parameters(name):
     optimizer = WRAPPERS[name](ADAM, LAYERS)
-    with pytest.raises(ValueError, match=f"{name} needs the parameters"):
+    with pytest.raises(ValueError, match=f"{name}: needs the parameters"):
         optimizer.update(UPDATES, optimizer.init(PARAMS))
 
 

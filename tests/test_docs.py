@@ -24,17 +24,20 @@ PUBLIC = [  # from ._module import name as name
     for alias in getattr(node, "names", ())
     if alias.name == alias.asname
 ]
-RULES = [
+RULES = [name for name, _ in inspect.getmembers(optax_llr.rules, inspect.isfunction)]
+CONTRIB = [
     name
-    for name, function in inspect.getmembers(optax_llr.rules, inspect.isfunction)
-    if inspect.signature(function).return_annotation is optax_llr.Rule
+    for name, value in vars(optax_llr.contrib).items()
+    if name[0] != "_" and inspect.isroutine(value) | inspect.isclass(value)
 ]
 
 
 def test_every_public_name_is_documented_once_and_nothing_else_is():
     assert "scale_by_layer" in PUBLIC
     documented = [name.removeprefix("optax_llr.") for name in DOCUMENTED]
-    assert sorted(documented) == sorted(PUBLIC + [f"rules.{name}" for name in RULES])
+    rules = [f"rules.{name}" for name in RULES]
+    contrib = [f"contrib.{name}" for name in CONTRIB]
+    assert sorted(documented) == sorted(PUBLIC + rules + contrib)
 
 
 @pytest.mark.parametrize("name", RULES)

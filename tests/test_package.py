@@ -23,17 +23,15 @@ def names_of(module, prefix=""):
     }
 
 
-RULES = {
-    name: value
-    for name, value in names_of(optax_llr.rules, "rules.").items()
-    if inspect.signature(value).return_annotation is optax_llr.Rule
-}
-PUBLIC = names_of(optax_llr) | RULES
+RULES = names_of(optax_llr.rules, "rules.")
+CONTRIB = names_of(optax_llr.contrib, "contrib.")
+PUBLIC = names_of(optax_llr) | RULES | CONTRIB
 FUNCTIONS = [name for name, value in PUBLIC.items() if inspect.isfunction(value)]
 
 
-def test_all_rules_are_found():
-    assert len(RULES) == 9
+def test_every_rule_makes_a_rule():
+    made = [inspect.signature(rule).return_annotation for rule in RULES.values()]
+    assert made == [optax_llr.Rule] * 8
 
 
 def numbers(version):
@@ -60,7 +58,7 @@ def test_public_function_documents_arguments_and_shows_an_example(name):
 @pytest.mark.parametrize("name", PUBLIC)
 def test_public_name_is_re_exported_and_lives_in_a_private_module(name):
     module = PUBLIC[name].__module__
-    assert re.fullmatch(r"optax_llr\.(_[a-z_]+|rules)", module)
+    assert re.fullmatch(r"optax_llr\.(schedules|[a-z]+\._[a-z_]+)", module)
 
 
 def test_changelog_leads_up_to_the_version():

@@ -12,7 +12,8 @@ import pytest
 import optax_llr
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/measured.md", "docs/freezing.md", "docs/range_test.md")
+GUIDES = ("compatibility", "freezing", "layers", "measured", "range_test")
+PAGES = ("README.md", *(f"docs/{name}.md" for name in GUIDES))
 
 
 def text_of(page):

@@ -254,6 +254,19 @@ def test_timm_without_a_head_gives_the_last_block_1():
     assert multipliers["norm/scale"] == multipliers["blocks/11/attn"] == 1
 
 
+@pytest.mark.parametrize("depth", [1, 6, 24])
+def test_timm_joins_the_norm_to_the_last_of_any_number_of_blocks(depth):
+    code = sections()["timm: decay with a floor"]
+    names = {**run("Recipes")}
+    blocks = [f"blocks/{b}/attn" for b in range(depth)]
+    paths = ["cls_token", *blocks, "norm/scale", "head/kernel"]
+    names["vit"] = {path: jnp.ones(2) for path in paths}
+    exec(code, names)
+    multipliers = by_path(names["layers"], names["multipliers"])
+    expected = {path: timm_scale(path, head=True, depth=depth) for path in paths}
+    assert multipliers == pytest.approx(expected)
+
+
 def test_two_scalings_multiply():
     names = recipe("Rates by depth and by kind")
     params = names["vit"]
@@ -356,7 +369,7 @@ def mup_factor(shape, base, *, sgd):
     """The factor on the rate by the case distinctions of the mup package."""
     infinite = [i for i in range(len(shape)) if shape[i] != base[i]]
     if len(infinite) == 2:
-        fan_in, fan_out = (shape[i] / base[i] for i in (0, 1))
+        fan_in, fan_out = (shape[i] / base[i] for i in infinite)
         return 1 / (fan_in / fan_out) if sgd else 1 / fan_in
     if len(infinite) == 1 and sgd:
         return shape[infinite[0]] / base[infinite[0]]
@@ -374,10 +387,50 @@ def test_mup_multipliers_follow_the_growth_of_the_shapes():
     sgd = by_path(names["kinds"], names["sgd"])
     assert adam == mup_factors(names, sgd=False)
     assert sgd == mup_factors(names, sgd=True)
-    assert adam["up"] == 1 / 4  # the width grew by 4, what is hidden by 8
+    assert (
+        adam["conv"] == adam["up"] == 1 / 4
+    )  # the width grew by 4, what is hidden by 8
     assert adam["down"] == 1 / 8
     assert (sgd["up"], sgd["down"], sgd["readout"]) == (2, 1 / 2, 4)
     assert adam["readout_bias"] == sgd["readout_bias"] == 1
+
+
+MUP = {  # shape, shape of the narrow model, factor of Adam, factor of SGD
+    "convolution": ((3, 3, 12, 24), (3, 3, 4, 8), 1 / 3, 1),
+    "of unequal growth": ((3, 3, 12, 32), (3, 3, 4, 8), 1 / 3, 4 / 3),
+    "the first one": ((3, 3, 3, 24), (3, 3, 3, 8), 1, 3),
+    "depthwise": ((3, 3, 1, 24), (3, 3, 1, 8), 1, 3),
+    "the last one": ((1, 1, 24, 10), (1, 1, 8, 10), 1, 3),
+    "in one dimension": ((5, 12, 24), (5, 4, 8), 1 / 3, 1),
+    "dense": ((12, 32), (4, 8), 1 / 3, 4 / 3),
+    "bias": ((24,), (8,), 1, 3),
+    "scalar": ((), (), 1, 1),
+    "unchanged": ((3, 3, 4, 8), (3, 3, 4, 8), 1, 1),
+}
+
+
+@pytest.mark.parametrize("case", MUP)
+def test_mup_factors_by_hand(case):
+    shape, base, adam, sgd = MUP[case]
+    names = mup_of({"p": jnp.ones(shape)}, {"p": jnp.ones(base)})
+    np.testing.assert_allclose(names["adam"], [adam], rtol=1e-6)
+    np.testing.assert_allclose(names["sgd"], [sgd], rtol=1e-6)
+
+
+def mup_of(wide, narrow):
+    """The names of the recipe for other models than its own."""
+    (heading,) = [heading for heading in sections() if heading.startswith("μP")]
+    own = "wide, narrow = transformer(32, 128), transformer(8, 16)\n"
+    code = sections()[heading]
+    assert code.count(own) == 1
+    names = {**run("Recipes"), "wide": wide, "narrow": narrow}
+    exec(code.replace(own, ""), names)
+    return names
+
+
+def test_mup_refuses_growth_that_it_does_not_know():
+    with pytest.raises(AssertionError):
+        mup_of({"p": jnp.ones((8, 4, 4))}, {"p": jnp.ones((4, 2, 4))})
 
 
 def test_mup_adamw_steps_like_adamw_with_parameter_groups():

@@ -30,23 +30,25 @@ BRANCHED = Layers(
 
 # Every schedule of the library over 60 steps.
 SCHEDULES = {
-    "interpolate": lambda layers: optax_llr.interpolate(
+    "interpolate_schedule": lambda layers: optax_llr.interpolate_schedule(
         layers, optax.linear_schedule(1.5, 0.5, 60), optax.linear_schedule(0.5, 1.5, 60)
     ),
-    "per_layer": lambda layers: optax_llr.per_layer(
+    "per_layer_schedule": lambda layers: optax_llr.per_layer_schedule(
         layers,
         {
             name: optax.linear_schedule(1.0, 1.0 + level, 60)
             for name, level in zip(layers.names, layers.level.tolist(), strict=True)
         },
     ),
-    "cascade": lambda layers: optax_llr.cascade(layers, 10, 30, 60),
-    "gradual_unfreeze": lambda layers: optax_llr.gradual_unfreeze(layers, 9, 7),
-    "bottom_first": lambda layers: optax_llr.gradual_unfreeze(
+    "cascade_schedule": lambda layers: optax_llr.cascade_schedule(layers, 10, 30, 60),
+    "gradual_unfreeze_schedule": lambda layers: optax_llr.gradual_unfreeze_schedule(
+        layers, 9, 7
+    ),
+    "bottom_first": lambda layers: optax_llr.gradual_unfreeze_schedule(
         layers, 9, top_first=False
     ),
-    "freezeout": lambda layers: optax_llr.freezeout(layers, 60),
-    "table": lambda layers: optax_llr.table(
+    "freezeout_schedule": lambda layers: optax_llr.freezeout_schedule(layers, 60),
+    "table_schedule": lambda layers: optax_llr.table_schedule(
         np.outer(np.arange(60), layers.level + 1.0)
     ),
 }
@@ -131,54 +133,43 @@ def test_schedule_follows_the_default_float_type(make):
 NUMBERS = {
     "layer_decay: rate": lambda x: optax_llr.layer_decay(chain(3), x),
     "rotation_alpha: alpha": lambda x: optax_llr.rotation_alpha(chain(3), x),
-    "cascade: first_peak": lambda x: optax_llr.cascade(chain(3), x, 2, 9),
-    "cascade: last_peak": lambda x: optax_llr.cascade(chain(3), 1, x, 9),
-    "cascade: total_steps": lambda x: optax_llr.cascade(chain(3), 0, 0, x),
-    "cascade: start": lambda x: optax_llr.cascade(chain(3), 1, 2, 9, start=x),
-    "cascade: final": lambda x: optax_llr.cascade(chain(3), 1, 2, 9, final=x),
-    "gradual_unfreeze: steps_per_stage": lambda x: optax_llr.gradual_unfreeze(
+    "cascade_schedule: first_peak": lambda x: optax_llr.cascade_schedule(
+        chain(3), x, 2, 9
+    ),
+    "cascade_schedule: last_peak": lambda x: optax_llr.cascade_schedule(
+        chain(3), 1, x, 9
+    ),
+    "cascade_schedule: total_steps": lambda x: optax_llr.cascade_schedule(
+        chain(3), 0, 0, x
+    ),
+    "cascade_schedule: start": lambda x: optax_llr.cascade_schedule(
+        chain(3), 1, 2, 9, start=x
+    ),
+    "cascade_schedule: final": lambda x: optax_llr.cascade_schedule(
+        chain(3), 1, 2, 9, final=x
+    ),
+    "gradual_unfreeze_schedule: steps_per_stage": lambda x: (
+        optax_llr.gradual_unfreeze_schedule(chain(3), x)
+    ),
+    "gradual_unfreeze_schedule: ramp_steps": lambda x: (
+        optax_llr.gradual_unfreeze_schedule(chain(3), 9, x)
+    ),
+    "freezeout_schedule: total_steps": lambda x: optax_llr.freezeout_schedule(
         chain(3), x
     ),
-    "gradual_unfreeze: ramp_steps": lambda x: optax_llr.gradual_unfreeze(
-        chain(3), 9, x
+    "freezeout_schedule: t0": lambda x: optax_llr.freezeout_schedule(chain(3), 9, x),
+    "freezeout_schedule: power": lambda x: optax_llr.freezeout_schedule(
+        chain(3), 9, 0.5, x
     ),
-    "freezeout: total_steps": lambda x: optax_llr.freezeout(chain(3), x),
-    "freezeout: t0": lambda x: optax_llr.freezeout(chain(3), 9, x),
-    "freezeout: power": lambda x: optax_llr.freezeout(chain(3), 9, 0.5, x),
 }
 every_number = pytest.mark.parametrize("name", NUMBERS)
 
 
 @every_number
-@pytest.mark.parametrize(
-    "bad",
-    [
-        None,
-        "1",
-        1j,
-        True,
-        [0.5],
-        np.array([0.5]),
-        np.array([0.5, 0.5]),
-        np.array(0.5, complex),
-        jnp.array([0.5]),
-        math.nan,
-        math.inf,
-        1e308,
-        10**400,
-        optax.constant_schedule(0.5),
-    ],
-    ids=lambda bad: f"{type(bad).__name__} {bad}"[:40],
-)
-def test_what_is_no_finite_real_number_is_refused(name, bad):
+def test_what_is_no_finite_real_number_is_refused(name):
+    """What else is none stands in test_checks.py."""
     with pytest.raises(ValueError, match=f"{name}: expected a finite real number"):
-        NUMBERS[name](bad)
-
-
-@every_number
-@pytest.mark.parametrize("wrap", [np.float32, np.array, jnp.array, jnp.bfloat16])
-def test_every_kind_of_real_number_is_taken(name, wrap):
-    NUMBERS[name](wrap(0.5))
+        NUMBERS[name](math.nan)
 
 
 @every_number
@@ -201,13 +192,13 @@ def test_in_double_precision_a_number_may_be_larger():
 @pytest.mark.parametrize(
     "swapped",
     [
-        lambda layers: optax_llr.interpolate(1.5, layers, 0.5),
-        lambda layers: optax_llr.per_layer({"layer0": 1.0}, layers),
+        lambda layers: optax_llr.interpolate_schedule(1.5, layers, 0.5),
+        lambda layers: optax_llr.per_layer_schedule({"layer0": 1.0}, layers),
         lambda layers: optax_llr.layer_decay(0.5, layers),
         lambda layers: optax_llr.rotation_alpha(0.5, layers),
-        lambda layers: optax_llr.cascade(1, 2, 10, layers),
-        lambda layers: optax_llr.gradual_unfreeze(10, layers),
-        lambda layers: optax_llr.freezeout(10, layers),
+        lambda layers: optax_llr.cascade_schedule(1, 2, 10, layers),
+        lambda layers: optax_llr.gradual_unfreeze_schedule(10, layers),
+        lambda layers: optax_llr.freezeout_schedule(10, layers),
     ],
 )
 def test_arguments_in_another_order_are_named(swapped):
@@ -218,16 +209,16 @@ def test_arguments_in_another_order_are_named(swapped):
 # interpolate
 
 
-def test_interpolate_between_numbers_is_an_array():
-    multipliers = optax_llr.interpolate(chain(5), 1.5, 0.5)
-    assert isinstance(multipliers, np.ndarray)
-    np.testing.assert_array_equal(multipliers, [1.5, 1.25, 1.0, 0.75, 0.5])
-    np.testing.assert_array_equal(optax_llr.interpolate(chain(3), 0, 1), [0, 0.5, 1])
+def test_interpolate_between_numbers_is_a_schedule_too():
+    multipliers = optax_llr.interpolate_schedule(chain(5), 1.5, 0.5)
+    np.testing.assert_array_equal(multipliers(0), [1.5, 1.25, 1.0, 0.75, 0.5])
+    swept = jax.jit(jax.vmap(multipliers))(jnp.arange(2))
+    np.testing.assert_array_equal(swept, [multipliers(0), multipliers(1)])
 
 
 def test_interpolate_between_schedules_crosses_at_one():
     steps = 40
-    schedule = optax_llr.interpolate(
+    schedule = optax_llr.interpolate_schedule(
         chain(6),
         optax.linear_schedule(1.5, 0.5, steps),
         optax.linear_schedule(0.5, 1.5, steps),
@@ -242,25 +233,29 @@ def test_interpolate_between_schedules_crosses_at_one():
 
 
 def test_interpolate_takes_a_schedule_at_one_end():
-    schedule = optax_llr.interpolate(chain(3), optax.linear_schedule(0.0, 2.0, 10), 1.0)
+    schedule = optax_llr.interpolate_schedule(
+        chain(3), optax.linear_schedule(0.0, 2.0, 10), 1.0
+    )
     np.testing.assert_allclose(schedule(5), [1.0, 1.0, 1.0])
     np.testing.assert_allclose(schedule(10), [2.0, 1.5, 1.0])
 
 
 def test_interpolate_gives_a_single_layer_the_first_value():
-    assert optax_llr.interpolate(chain(1), 0.3, 0.9).tolist() == [0.3]
+    multipliers = optax_llr.interpolate_schedule(chain(1), 0.3, 0.9)
+    np.testing.assert_array_equal(multipliers(0), np.float32([0.3]))
 
 
 @given(
     first=st.floats(0, 1e3, width=32),
     last=st.floats(0, 1e3, width=32),
-    length=st.integers(2, 30),
+    length=st.sampled_from([2, 3, 30]),
 )
+@settings(max_examples=25, deadline=None)
 def test_interpolate_is_exact_at_both_ends_and_between_them(first, last, length):
-    multipliers = optax_llr.interpolate(chain(length), first, last)
+    multipliers = optax_llr.interpolate_schedule(chain(length), first, last)(0)
     assert multipliers[0] == first
     assert multipliers[-1] == last
-    slack = 1e-12 * max(first, last)
+    slack = 1e-6 * max(first, last)  # computed in float32
     assert (multipliers >= min(first, last) - slack).all()
     assert (multipliers <= max(first, last) + slack).all()
 
@@ -268,7 +263,7 @@ def test_interpolate_is_exact_at_both_ends_and_between_them(first, last, length)
 @given(value=st.floats(0, 1e3, width=32))
 @settings(max_examples=25, deadline=None)
 def test_interpolate_between_equal_schedules_is_that_value_exactly(value):
-    schedule = optax_llr.interpolate(
+    schedule = optax_llr.interpolate_schedule(
         chain(7), optax.constant_schedule(value), optax.constant_schedule(value)
     )
     assert set(jax.jit(schedule)(3).tolist()) == {value}
@@ -277,23 +272,27 @@ def test_interpolate_between_equal_schedules_is_that_value_exactly(value):
 def test_interpolate_maps_over_traced_ends():
     firsts = jnp.array([1.5, 1.0])
     layers = chain(3)
-    swept = jax.vmap(lambda a: optax_llr.interpolate(layers, a, 0.5))(firsts)
+    swept = jax.vmap(lambda a: optax_llr.interpolate_schedule(layers, a, 0.5)(0))(
+        firsts
+    )
     np.testing.assert_allclose(swept, [[1.5, 1.0, 0.5], [1.0, 0.75, 0.5]])
 
 
-@pytest.mark.parametrize(
-    "bad", [np.nan, math.inf, 1e300, None, "1.5", True, 1j, [1.0], np.ones(1)]
-)
+@pytest.mark.parametrize("bad", [np.nan, -0.5, np.ones(1)])
 def test_interpolate_refuses_what_is_no_number(bad):
-    with pytest.raises(ValueError, match="interpolate: first: expected a finite num"):
-        optax_llr.interpolate(chain(2), bad, 1.0)
-    with pytest.raises(ValueError, match="interpolate: last: expected a finite num"):
-        optax_llr.interpolate(chain(2), 1.0, bad)
+    with pytest.raises(
+        ValueError, match="interpolate_schedule: first: expected a finite num"
+    ):
+        optax_llr.interpolate_schedule(chain(2), bad, 1.0)
+    with pytest.raises(
+        ValueError, match="interpolate_schedule: last: expected a finite num"
+    ):
+        optax_llr.interpolate_schedule(chain(2), 1.0, bad)
 
 
 def test_interpolate_refuses_a_schedule_of_vectors():
-    schedule = optax_llr.interpolate(chain(3), lambda count: jnp.ones(3), 1.0)
-    with pytest.raises(ValueError, match=r"first: .* returns an array of shape \(3,\)"):
+    schedule = optax_llr.interpolate_schedule(chain(3), lambda count: jnp.ones(3), 1.0)
+    with pytest.raises(ValueError, match=r"first: .* returns float32 of shape \(3,\)"):
         schedule(0)
 
 
@@ -301,7 +300,7 @@ def test_interpolate_refuses_a_schedule_of_vectors():
 
 
 def test_per_layer_plays_three_schedules_side_by_side():
-    schedule = optax_llr.per_layer(
+    schedule = optax_llr.per_layer_schedule(
         chain(3),
         {
             "layer2": optax.linear_schedule(0.5, 2.0, 100),
@@ -319,23 +318,22 @@ def test_per_layer_plays_three_schedules_side_by_side():
     assert set(multipliers[:, 1].tolist()) == {1.0}
 
 
-def test_per_layer_of_numbers_is_an_array():
-    multipliers = optax_llr.per_layer(chain(2), {"layer1": 0, "layer0": 64})
-    assert isinstance(multipliers, np.ndarray)
-    np.testing.assert_array_equal(multipliers, [64.0, 0.0])
+def test_per_layer_of_numbers_is_a_schedule_too():
+    multipliers = optax_llr.per_layer_schedule(chain(2), {"layer1": 0, "layer0": 64})
+    np.testing.assert_array_equal(multipliers(0), [64.0, 0.0])
 
 
 def test_per_layer_maps_over_a_traced_number():
     layers = chain(2)
     swept = jax.vmap(
-        lambda m: optax_llr.per_layer(layers, {"layer0": m, "layer1": 1.0})
+        lambda m: optax_llr.per_layer_schedule(layers, {"layer0": m, "layer1": 1.0})(0)
     )(jnp.array([0.5, 2.0]))
     np.testing.assert_array_equal(swept, [[0.5, 1.0], [2.0, 1.0]])
 
 
 def test_per_layer_names_missing_and_unknown_layers():
     with pytest.raises(ValueError, match="every layer") as caught:
-        optax_llr.per_layer(BRANCHED, {"stem": 1.0, "haed": 1.0, "conv": 1.0})
+        optax_llr.per_layer_schedule(BRANCHED, {"stem": 1.0, "haed": 1.0, "conv": 1.0})
     message = str(caught.value)
     assert "without one: ['shortcut', 'query', 'key', 'head']" in message
     assert "no layer's: ['haed']" in message
@@ -346,7 +344,7 @@ def test_per_layer_names_missing_and_unknown_layers():
 def test_per_layer_asks_once_for_several_slips_of_spelling():
     slips = {"haed": 1.0, "shortcuts": 1.0}
     with pytest.raises(ValueError, match="every layer") as caught:
-        optax_llr.per_layer(BRANCHED, slips)
+        optax_llr.per_layer_schedule(BRANCHED, slips)
     hints = "; did you mean 'head'; did you mean 'shortcut'?"
     assert str(caught.value).endswith(hints)
 
@@ -355,8 +353,10 @@ def test_per_layer_asks_once_for_several_slips_of_spelling():
     "bad", [None, 1.0, [1.0, 1.0], np.ones(2), ["layer0", "layer1"], {0: 1.0, 1: 1.0}]
 )
 def test_per_layer_refuses_what_is_no_mapping_from_names(bad):
-    with pytest.raises(ValueError, match="per_layer: multipliers: expected a mapping"):
-        optax_llr.per_layer(chain(2), bad)
+    with pytest.raises(
+        ValueError, match="per_layer_schedule: multipliers: expected a mapping"
+    ):
+        optax_llr.per_layer_schedule(chain(2), bad)
 
 
 def test_per_layer_evaluates_a_shared_schedule_once():
@@ -367,7 +367,7 @@ def test_per_layer_evaluates_a_shared_schedule_once():
         return jnp.asarray(count, float) / 2
 
     layers = chain(500)
-    schedule = optax_llr.per_layer(
+    schedule = optax_llr.per_layer_schedule(
         layers, {**dict.fromkeys(layers.names, half), "layer7": 1.0}
     )
     expected = np.full(500, 1.5)
@@ -378,13 +378,13 @@ def test_per_layer_evaluates_a_shared_schedule_once():
 
 def test_per_layer_refuses_a_missing_layer_alone():
     with pytest.raises(ValueError, match=r"without one: \['layer1'\]"):
-        optax_llr.per_layer(chain(2), {"layer0": 1.0})
+        optax_llr.per_layer_schedule(chain(2), {"layer0": 1.0})
 
 
 def test_per_layer_refuses_an_unknown_layer_alone():
     multipliers = {"layer0": 1.0, "layer1": 1.0, "layer2": 1.0}
     with pytest.raises(ValueError, match=r"no layer's: \['layer2'\]"):
-        optax_llr.per_layer(chain(2), multipliers)
+        optax_llr.per_layer_schedule(chain(2), multipliers)
 
 
 @pytest.mark.parametrize("bad", [math.nan, None, [1.0, 2.0]])
@@ -392,11 +392,11 @@ def test_per_layer_names_the_layer_whose_multiplier_is_no_number(bad):
     with pytest.raises(
         ValueError, match=r"'layer1': expected a finite number .* schedule"
     ):
-        optax_llr.per_layer(chain(2), {"layer0": 1.0, "layer1": bad})
+        optax_llr.per_layer_schedule(chain(2), {"layer0": 1.0, "layer1": bad})
 
 
 def test_per_layer_names_the_layer_whose_schedule_returns_a_vector():
-    schedule = optax_llr.per_layer(
+    schedule = optax_llr.per_layer_schedule(
         chain(2), {"layer0": 1.0, "layer1": lambda count: jnp.ones(2)}
     )
     with pytest.raises(ValueError, match="'layer1': expected a schedule that returns"):
@@ -435,14 +435,14 @@ def test_layer_decay_maps_over_a_traced_rate():
 
 @pytest.mark.parametrize("bad", [0.0, -0.5])
 def test_layer_decay_refuses_rates_that_are_not_above_zero(bad):
-    with pytest.raises(ValueError, match="layer_decay: expected a rate above 0"):
+    with pytest.raises(ValueError, match="layer_decay: rate: expected a number above"):
         optax_llr.layer_decay(chain(2), bad)
 
 
 @pytest.mark.parametrize("rate", [1e30, 3e38, np.float32(1e30), jnp.float32(1e30)])
 def test_layer_decay_refuses_a_rate_whose_powers_overflow(rate):
     assert optax_llr.layer_decay(chain(2), rate).tolist() == [float(rate), 1.0]
-    with pytest.raises(ValueError, match="layer_decay: expected finite multipliers"):
+    with pytest.raises(ValueError, match=r"layer_decay: rate: .* powers are finite"):
         optax_llr.layer_decay(chain(20), rate)
 
 
@@ -491,7 +491,7 @@ def test_rotation_alpha_maps_over_a_traced_alpha():
 
 @pytest.mark.parametrize("bad", [-1, 1, 1.5])
 def test_rotation_alpha_refuses_what_would_freeze_all_layers_but_one(bad):
-    with pytest.raises(ValueError, match="expected alpha between -1 and 1"):
+    with pytest.raises(ValueError, match="alpha: expected a number between -1 and 1"):
         optax_llr.rotation_alpha(chain(2), bad)
 
 
@@ -507,7 +507,7 @@ def one_cycle(t, peak, total, start, final):
 
 
 def test_cascade_peaks_at_epochs_10_15_20():
-    multipliers = over(optax_llr.cascade(chain(5), 10, 30, 50), 60)
+    multipliers = over(optax_llr.cascade_schedule(chain(5), 10, 30, 50), 60)
     assert multipliers.argmax(axis=0).tolist() == [10, 15, 20, 25, 30]
     assert multipliers.max(axis=0).tolist() == [1.0] * 5
 
@@ -519,7 +519,9 @@ def test_cascade_is_a_one_cycle_in_each_layer(data, length, total):
     last = data.draw(st.integers(0, total - 1))
     start, final = data.draw(st.floats(0, 1)), data.draw(st.floats(0, 1))
     layers = chain(length)
-    schedule = optax_llr.cascade(layers, first, last, total, start=start, final=final)
+    schedule = optax_llr.cascade_schedule(
+        layers, first, last, total, start=start, final=final
+    )
     # One size of the batch for all examples: a shape more is a compilation more.
     multipliers = np.asarray(jax.vmap(schedule)(jnp.arange(100)))
     peaks = [round(first + (last - first) * depth) for depth in layers.depth.tolist()]
@@ -532,7 +534,7 @@ def test_cascade_is_a_one_cycle_in_each_layer(data, length, total):
 
 
 def test_cascade_is_exact_under_jit_and_eagerly():
-    schedule = optax_llr.cascade(chain(7), 11, 77, 97, start=0.1, final=0.003)
+    schedule = optax_llr.cascade_schedule(chain(7), 11, 77, 97, start=0.1, final=0.003)
     peaks = np.linspace(11, 77, 7).round().astype(int)
     for call in (schedule, jax.jit(schedule)):
         for layer, peak in enumerate(peaks.tolist()):
@@ -542,49 +544,49 @@ def test_cascade_is_exact_under_jit_and_eagerly():
 
 
 def test_cascade_rounds_peaks_to_steps_that_happen():
-    multipliers = over(optax_llr.cascade(chain(4), 10, 20, 50), 50)
+    multipliers = over(optax_llr.cascade_schedule(chain(4), 10, 20, 50), 50)
     assert multipliers.argmax(axis=0).tolist() == [10, 13, 17, 20]
     assert multipliers.max(axis=0).tolist() == [1.0] * 4
 
 
 def test_cascade_with_a_peak_at_step_0_only_falls():
-    schedule = optax_llr.cascade(chain(2), 0, 5, 10, start=0.0, final=0.0)
+    schedule = optax_llr.cascade_schedule(chain(2), 0, 5, 10, start=0.0, final=0.0)
     np.testing.assert_allclose(over(schedule, 11)[:, 0], np.linspace(1, 0, 11))
 
 
 def test_cascade_maps_over_traced_peaks():
     layers = chain(3)
-    swept = jax.vmap(lambda p: optax_llr.cascade(layers, p, 30, 50)(20))(
+    swept = jax.vmap(lambda p: optax_llr.cascade_schedule(layers, p, 30, 50)(20))(
         jnp.array([10, 20])
     )
-    expected = [optax_llr.cascade(layers, p, 30, 50)(20) for p in (10, 20)]
+    expected = [optax_llr.cascade_schedule(layers, p, 30, 50)(20) for p in (10, 20)]
     np.testing.assert_allclose(swept, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((1, 2, 0), "expected total_steps above 0, got 0"),
-        ((1, 2, -5), "expected total_steps above 0, got -5"),
-        ((-1, 2, 10), "got first_peak = -1 and last_peak = 2"),
-        ((1, 10, 10), "below total_steps = 10, got first_peak = 1 and last_peak = 10"),
+        ((1, 2, 0), "total_steps: expected a number above 0, got 0"),
+        ((1, 2, -5), "total_steps: expected a number above 0, got -5"),
+        ((-1, 2, 10), "first_peak, last_peak: .* got -1, 2"),
+        ((1, 10, 10), "below total_steps = 10, got 1, 10"),
         ((1, 9.7, 10), "peaks that round to a step"),
     ],
 )
 def test_cascade_refuses_peaks_outside_of_training(arguments, message):
-    with pytest.raises(ValueError, match=f"cascade: .*{message}"):
-        optax_llr.cascade(chain(2), *arguments)
+    with pytest.raises(ValueError, match=f"cascade_schedule: .*{message}"):
+        optax_llr.cascade_schedule(chain(2), *arguments)
 
 
 @pytest.mark.parametrize("end", ["start", "final"])
 def test_cascade_refuses_ends_below_zero(end):
-    with pytest.raises(ValueError, match=f"expected a {end} of 0 or above, got -0.1"):
-        optax_llr.cascade(chain(2), 1, 2, 10, **{end: -0.1})
+    with pytest.raises(ValueError, match=f"{end}: expected a number of 0 or above"):
+        optax_llr.cascade_schedule(chain(2), 1, 2, 10, **{end: -0.1})
 
 
 def test_cascade_stays_finite_between_the_largest_numbers():
     multipliers = over(
-        optax_llr.cascade(chain(3), 0, 2, 5, start=3e38, final=3e38), steps=8
+        optax_llr.cascade_schedule(chain(3), 0, 2, 5, start=3e38, final=3e38), steps=8
     )
     assert np.isfinite(multipliers).all()
 
@@ -593,14 +595,14 @@ def test_cascade_stays_finite_between_the_largest_numbers():
 
 
 def test_hard_unfreezing_lets_one_level_join_a_stage_from_the_top():
-    multipliers = over(optax_llr.gradual_unfreeze(chain(3), 10), 40)
+    multipliers = over(optax_llr.gradual_unfreeze_schedule(chain(3), 10), 40)
     expected = [[float(t >= 20), float(t >= 10), 1.0] for t in range(40)]
     np.testing.assert_array_equal(multipliers, expected)
 
 
 def test_unfreezing_from_the_bottom_is_the_reverse_over_a_chain():
-    top_first = over(optax_llr.gradual_unfreeze(chain(4), 10, 5), 50)
-    schedule = optax_llr.gradual_unfreeze(chain(4), 10, 5, top_first=False)
+    top_first = over(optax_llr.gradual_unfreeze_schedule(chain(4), 10, 5), 50)
+    schedule = optax_llr.gradual_unfreeze_schedule(chain(4), 10, 5, top_first=False)
     np.testing.assert_array_equal(over(schedule, 50), top_first[:, ::-1])
     np.testing.assert_array_equal(schedule(0), [1, 0, 0, 0])
 
@@ -615,7 +617,7 @@ def test_unfreezing_from_the_bottom_is_the_reverse_over_a_chain():
 def test_unfreezing_is_exactly_0_before_and_1_after_its_ramp(
     stage, ramp, length, top_first
 ):
-    schedule = optax_llr.gradual_unfreeze(
+    schedule = optax_llr.gradual_unfreeze_schedule(
         chain(length), stage, ramp, top_first=top_first
     )
     multipliers = np.asarray(jax.vmap(schedule)(jnp.arange(100)))
@@ -631,26 +633,26 @@ def test_unfreezing_is_exactly_0_before_and_1_after_its_ramp(
 
 
 def test_ramp_equals_the_linear_schedule_of_optax():
-    ramped = over(optax_llr.gradual_unfreeze(chain(2), 10, 8), 30)[:, 0]
+    ramped = over(optax_llr.gradual_unfreeze_schedule(chain(2), 10, 8), 30)[:, 0]
     linear = over(optax.linear_schedule(0.0, 1.0, 8, transition_begin=10), 30)
     np.testing.assert_allclose(ramped, linear, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("bad", [0, -1])
 def test_unfreezing_refuses_stages_without_steps(bad):
-    with pytest.raises(ValueError, match="expected steps_per_stage above 0"):
-        optax_llr.gradual_unfreeze(chain(2), bad)
+    with pytest.raises(ValueError, match="steps_per_stage: expected a number above"):
+        optax_llr.gradual_unfreeze_schedule(chain(2), bad)
 
 
 def test_unfreezing_refuses_a_negative_ramp():
-    with pytest.raises(ValueError, match="expected ramp_steps of 0 or above"):
-        optax_llr.gradual_unfreeze(chain(2), 10, -1)
+    with pytest.raises(ValueError, match="ramp_steps: expected a number of 0 or"):
+        optax_llr.gradual_unfreeze_schedule(chain(2), 10, -1)
 
 
 @pytest.mark.parametrize("bad", ["bottom", 1, None])
 def test_unfreezing_refuses_a_direction_that_is_no_bool(bad):
     with pytest.raises(ValueError, match="top_first: expected True or False, got "):
-        optax_llr.gradual_unfreeze(chain(2), 10, top_first=bad)
+        optax_llr.gradual_unfreeze_schedule(chain(2), 10, top_first=bad)
 
 
 # freezeout
@@ -658,11 +660,13 @@ def test_unfreezing_refuses_a_direction_that_is_no_bool(bad):
 
 def test_freezeout_gives_the_check_values_of_the_paper():
     def first(**keywords):
-        return optax_llr.freezeout(chain(5), 100, t0=0.5, power=1, **keywords)(25)[0]
+        return optax_llr.freezeout_schedule(chain(5), 100, t0=0.5, power=1, **keywords)(
+            25
+        )[0]
 
     np.testing.assert_allclose(first(scaled=False), 0.5, rtol=1e-6)
     np.testing.assert_allclose(first(), 1.0, rtol=1e-6)
-    at_a_quarter = optax_llr.freezeout(chain(5), 1000)(250)
+    at_a_quarter = optax_llr.freezeout_schedule(chain(5), 1000)(250)
     np.testing.assert_allclose(
         at_a_quarter[jnp.array([0, 2, 4])], [1.012507, 1.010735, 0.853553], atol=5e-7
     )
@@ -679,7 +683,7 @@ def test_freezeout_gives_the_check_values_of_the_paper():
 def test_freezeout_follows_the_cosine_and_then_is_exactly_0(
     total, t0, power, scaled, length
 ):
-    schedule = optax_llr.freezeout(
+    schedule = optax_llr.freezeout_schedule(
         chain(length), total, t0=t0, power=power, scaled=scaled
     )
     multipliers = np.asarray(jax.vmap(schedule)(jnp.arange(100)))
@@ -697,7 +701,7 @@ def test_freezeout_follows_the_cosine_and_then_is_exactly_0(
 
 @pytest.mark.parametrize("total", [10, 125, 1000, 10**6, 10**7])
 def test_freezeout_freezes_at_the_very_step(total):
-    schedule = optax_llr.freezeout(chain(2), total, t0=0.8, power=3)
+    schedule = optax_llr.freezeout_schedule(chain(2), total, t0=0.8, power=3)
     frozen_from = math.ceil(total * 512 / 1000)
     for call in (schedule, jax.jit(schedule)):
         assert call(frozen_from)[0] == 0
@@ -710,40 +714,38 @@ def test_freezeout_freezes_at_the_very_step(total):
 @pytest.mark.usefixtures("double_precision")
 @pytest.mark.parametrize("total", [10, 125, 1000, 10**6, 10**7])
 def test_freezeout_freezes_at_the_very_step_in_double_precision(total):
-    schedule = optax_llr.freezeout(chain(2), total, t0=0.8, power=3)
+    schedule = optax_llr.freezeout_schedule(chain(2), total, t0=0.8, power=3)
     frozen_from = math.ceil(total * 512 / 1000)
     assert schedule(frozen_from - 1)[0] > 0
     assert schedule(frozen_from)[0] == 0
 
 
 def test_freezeout_trains_a_single_layer_until_the_end():
-    multipliers = over(optax_llr.freezeout(chain(1), 100), 101)[:, 0]
+    multipliers = over(optax_llr.freezeout_schedule(chain(1), 100), 101)[:, 0]
     assert (multipliers[:100] > 0).all()
     assert multipliers[0] == 1
     assert multipliers[100] == 0
 
 
 def test_scaled_freezeout_sweeps_the_same_area_in_each_layer():
-    multipliers = over(optax_llr.freezeout(chain(5), 1000), 1000)
+    multipliers = over(optax_llr.freezeout_schedule(chain(5), 1000), 1000)
     np.testing.assert_allclose(multipliers.sum(axis=0), 500, rtol=5e-3)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"total_steps": 0}, "expected total_steps above 0, got 0"),
-        ({"total_steps": -1}, "expected total_steps above 0, got -1"),
-        ({"total_steps": 10, "t0": 0.0}, r"expected t0 in \(0, 1\], got 0.0"),
-        ({"total_steps": 10, "t0": 1.1}, r"expected t0 in \(0, 1\], got 1.1"),
-        ({"total_steps": 10, "power": 0}, "expected a power above 0, got 0"),
-        ({"total_steps": 10, "t0": 1e-20}, "expected a larger t0 or a smaller power"),
-        ({"total_steps": 10, "power": 1e9}, "expected a larger t0 or a smaller power"),
+        ({"total_steps": 0}, "total_steps: expected a number above 0, got 0"),
+        ({"total_steps": 10, "t0": 0.0}, r"t0: expected a number in \(0, 1\], got 0.0"),
+        ({"total_steps": 10, "t0": 1.1}, r"t0: expected a number in \(0, 1\], got 1.1"),
+        ({"total_steps": 10, "power": 0}, "power: expected a number above 0, got 0"),
+        ({"total_steps": 10, "t0": 1e-20}, "power: expected a larger t0 or a smaller"),
         ({"total_steps": 10, "scaled": "no"}, "scaled: expected True or False"),
     ],
 )
 def test_freezeout_refuses_what_has_no_meaning(arguments, message):
-    with pytest.raises(ValueError, match=f"freezeout: {message}"):
-        optax_llr.freezeout(chain(2), **arguments)
+    with pytest.raises(ValueError, match=f"freezeout_schedule: {message}"):
+        optax_llr.freezeout_schedule(chain(2), **arguments)
 
 
 # table
@@ -751,35 +753,37 @@ def test_freezeout_refuses_what_has_no_meaning(arguments, message):
 
 def test_table_reads_its_rows_and_holds_the_last():
     values = np.random.default_rng(0).uniform(size=(7, 3)).astype(np.float32)
-    multipliers = over(optax_llr.table(values), 12)
+    multipliers = over(optax_llr.table_schedule(values), 12)
     np.testing.assert_array_equal(multipliers[:7], values)
     np.testing.assert_array_equal(multipliers[7:], np.tile(values[-1], (5, 1)))
 
 
 def test_table_replays_another_schedule():
-    schedule = optax_llr.cascade(chain(4), 3, 12, 20)
-    replayed = optax_llr.table(over(schedule, 21))
+    schedule = optax_llr.cascade_schedule(chain(4), 3, 12, 20)
+    replayed = optax_llr.table_schedule(over(schedule, 21))
     np.testing.assert_array_equal(over(replayed, 30), over(schedule, 30))
 
 
 def test_table_may_be_traced():
     rows = jnp.array([[1.0, 2.0], [3.0, 4.0]])
-    read = jax.jit(lambda values, count: optax_llr.table(values)(count))
+    read = jax.jit(lambda values, count: optax_llr.table_schedule(values)(count))
     np.testing.assert_array_equal(read(rows, 1), [3.0, 4.0])
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (0, 3), (1, 0), (2, 3, 4)])
 def test_table_refuses_other_shapes(shape):
-    with pytest.raises(ValueError, match=r"table: expected an array \(T, L\)"):
-        optax_llr.table(np.ones(shape))
+    with pytest.raises(ValueError, match=r"table_schedule: values: .* array \(T, L\)"):
+        optax_llr.table_schedule(np.ones(shape))
 
 
 @pytest.mark.parametrize(
     "values", [[["1", "2"]], [[1j]], [[True, False]], [[None]], [[]]]
 )
 def test_table_refuses_what_are_no_real_numbers(values):
-    with pytest.raises(ValueError, match=r"table: .* of real numbers, .* and dtype "):
-        optax_llr.table(values)
+    with pytest.raises(
+        ValueError, match=r"table_schedule: values: .* of real numbers, "
+    ):
+        optax_llr.table_schedule(values)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 1e300])
@@ -787,10 +791,88 @@ def test_table_names_the_row_that_is_not_finite(bad):
     values = np.ones((5, 2))
     values[3, 1] = bad
     with pytest.raises(ValueError, match=r"expected finite multipliers .* is row 3"):
-        optax_llr.table(values)
+        optax_llr.table_schedule(values)
 
 
 # Long runs
+
+FAR = 20_000_001  # an odd number beyond 2²⁴, from where float32 has the even ones only
+EDGES = {  # a schedule, the layer that has an edge at FAR, and its multipliers there
+    "gradual_unfreeze_schedule": (
+        lambda: optax_llr.gradual_unfreeze_schedule(chain(2), FAR),
+        0,
+        (0.0, 1.0),
+    ),
+    "gradual_unfreeze_schedule, fraction": (
+        lambda: optax_llr.gradual_unfreeze_schedule(chain(2), FAR - 0.5),
+        0,
+        (0.0, 1.0),
+    ),
+    "gradual_unfreeze_schedule, ramp": (
+        lambda: optax_llr.gradual_unfreeze_schedule(chain(2), FAR - 4, 4),
+        0,
+        (0.75, 1.0),
+    ),
+    "cascade_schedule, peak": (
+        lambda: optax_llr.cascade_schedule(chain(2), FAR, 0, FAR + 4, final=0.0),
+        0,
+        (1.0 - 1 / FAR, 1.0),
+    ),
+    "cascade_schedule, fall": (
+        lambda: optax_llr.cascade_schedule(chain(2), FAR - 4, 0, FAR, final=0.0),
+        0,
+        (0.25, 0.0),
+    ),
+    "freezeout_schedule": (
+        lambda: optax_llr.freezeout_schedule(chain(2), FAR, scaled=False),
+        1,
+        (np.pi**2 / 4 / FAR**2, 0.0),
+    ),
+    "join_schedules": (  # control
+        lambda: optax.join_schedules(
+            [lambda t: jnp.zeros(2), lambda t: jnp.ones(2)], [FAR]
+        ),
+        0,
+        (0.0, 1.0),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", [int, np.int64, jnp.int32, "jit"])
+@pytest.mark.parametrize("name", EDGES)
+def test_edges_are_steps_of_their_own_beyond_2_to_the_24(name, kind):
+    make, layer, expected = EDGES[name]
+    schedule = jax.jit(make()) if kind == "jit" else make()
+    counted = jnp.int32 if kind == "jit" else kind
+    for count, value in zip((FAR - 1, FAR), expected, strict=True):
+        found = float(schedule(counted(count))[layer])
+        if value in (0.0, 1.0):
+            assert found == value
+        else:
+            np.testing.assert_allclose(found, value, rtol=1e-5)
+
+
+@every_schedule
+@pytest.mark.parametrize("kind", [float, np.float32, jnp.float32])
+def test_counts_may_be_floats(make, kind):
+    schedule = make(chain(5))
+    for count in (0, 9, 25, 70):
+        np.testing.assert_allclose(
+            schedule(kind(count)), schedule(count), rtol=1e-5, atol=1e-6
+        )
+
+
+def test_edges_that_no_count_reaches():
+    """Counts end with their integers, and NumPy's go on."""
+    unfreeze = optax_llr.gradual_unfreeze_schedule(chain(2), 10**12)
+    freeze = optax_llr.freezeout_schedule(chain(2), 1e12)
+    cycle = optax_llr.cascade_schedule(chain(2), 0, 10**11, 10**12)
+    for count in (2**31 - 2, np.int64(2**40)):
+        assert unfreeze(count).tolist() == [0.0, 1.0]
+        assert (freeze(count) > 0).all()
+        assert (cycle(count) > 0).all()
+    table = optax_llr.table_schedule([[1.0], [2.0]])
+    assert table(np.int64(2**40)).tolist() == [2.0]
 
 
 @pytest.mark.parametrize("total", [10**5, 10**6])
@@ -800,11 +882,13 @@ def test_float32_is_right_to_a_millionth_after_a_million_steps(total):
     steps = np.concatenate([[1, 2, total - 1], rng.integers(0, total, 2000)])
     counts = jnp.asarray(steps, jnp.int32)
 
-    unfreeze = optax_llr.gradual_unfreeze(layers, 1, total)
+    unfreeze = optax_llr.gradual_unfreeze_schedule(layers, 1, total)
     ramp = np.asarray(jax.jit(jax.vmap(unfreeze))(counts))[:, 0]
     np.testing.assert_allclose(ramp, np.maximum(steps - 2, 0) / total, rtol=1e-6)
 
-    cycle = optax_llr.cascade(layers, 0, total - 1, total, start=0.0, final=0.0)
+    cycle = optax_llr.cascade_schedule(
+        layers, 0, total - 1, total, start=0.0, final=0.0
+    )
     rise_and_fall = np.asarray(jax.jit(jax.vmap(cycle))(counts))
     np.testing.assert_allclose(rise_and_fall[:, 0], (total - steps) / total, rtol=1e-6)
     np.testing.assert_allclose(rise_and_fall[:, 2], steps / (total - 1), rtol=1e-6)

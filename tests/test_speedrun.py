@@ -20,10 +20,10 @@ from speedrun_images import Images, draw, seen, views
 from speedrun_program import Fast, Program, Told, pulled
 
 import optax_llr
-from experiments import figures
-from experiments.cifar import CIFAR10, DataError
-from experiments.data import read_sample
-from optax_llr._layers import leaves_by_path
+from experiments.data.cifar import CIFAR10, DataError
+from experiments.data.dataset import read_sample
+from experiments.report import figures
+from optax_llr.layers._paths import leaves_by_path
 
 BATCH, COUNT, STEPS, PER_EPOCH = 8, 40, 12, 1
 SUM = BATCH  # airbench's losses are sums over the batch, ours means
@@ -55,7 +55,7 @@ def initial(name):
 
 
 def phase_of(name, step):
-    multipliers = optax_llr.table(told(name).tables.multipliers)
+    multipliers = optax_llr.table_schedule(told(name).tables.multipliers)
     phases = optax_llr.freeze_phases(program(name).layers, multipliers, STEPS)
     return next(phase for phase in phases if step < phase.stop).key
 
@@ -199,12 +199,13 @@ def test_updates_are_those_of_pytorch_for_every_kind_of_layer(name, steps):
     @functools.partial(jax.jit, static_argnames="phase")
     def update(gradients, state, params, step, phase):
         tables = jax.tree.map(lambda x: x[step], told(name).tables)
-        state = state._replace(hyperparams=tables._asdict())
+        inner = state.inner._replace(hyperparams=tables._asdict())
+        state = state._replace(inner=inner)
         updates, state = phase.freeze(optimizer).update(gradients, state, params)
         return optax.apply_updates(params, updates), state
 
     params, momentum = random_like(initial(name).fast.params, 0, 1), {}
-    state = optimizer.init(params)
+    state = phase_of(name, 0).freeze(optimizer).init(params)
     for step in range(steps):
         gradients = random_like(params, step + 1, 1e-4)  # so small that decay shows
         before, given = arrays(params), arrays(gradients)

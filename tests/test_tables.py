@@ -116,8 +116,8 @@ def test_the_speed_run_is_told_by_policy_with_paired_differences(results, contro
     ("policy", "sign"), [("cascade", 1), ("late-first", -1), ("freezeout", -1)]
 )
 def test_the_sentence_on_the_study_says_what_its_summary_holds(policy, sign):
-    page = tables.READMES[1]
-    folder = page.parent / "docs" / "studies" / "cifar10-shallow"
+    page = tables.READMES[1].parent / "experiments" / "README.md"
+    folder = page.parents[1] / "docs" / "studies" / "cifar10-shallow"
     rows = json.loads((folder / "summary.json").read_text())["rows"]
     (row,) = (row for row in rows if row["policy"] == policy)
     difference = row["answers"]["accuracy"]["difference"]

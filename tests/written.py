@@ -1,6 +1,6 @@
 """Writes the folder of a study as a study leaves it, from events."""
 
-from experiments import records, sealed
+from experiments.records import checksums, records
 
 TRAIN = {
     "kind": "train",
@@ -68,7 +68,7 @@ def study(folder, events, config=CONFIG, sessions=(SESSION,)):
 
 def write(path, lines):
     """Writes sealed lines, whatever they hold."""
-    writer = sealed.Writer(path, sealed.read(path), keep=0)
+    writer = checksums.Writer(path, checksums.read(path), keep=0)
     for line in lines:
         writer.write(records.plain(line))
     writer.close()

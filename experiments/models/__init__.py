@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from ..config import MODELS
+from ..config.config import MODELS
 from .densenet import DenseNet
 from .layca import CNN1, CNN2
 from .parts import Parts

@@ -1,0 +1,1 @@
+"""What the records of paired runs allow to be said. Pure functions."""

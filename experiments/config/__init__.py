@@ -1,0 +1,1 @@
+"""What a study is made of: fields, presets, and configurations in files."""

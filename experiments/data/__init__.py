@@ -1,0 +1,1 @@
+"""What a study trains on: read, cached, divided, augmented."""

@@ -1,0 +1,353 @@
+"""CIFAR-10 and CIFAR-100 as published: prepared by TFDS or in an archive; cached."""
+
+import dataclasses
+import functools
+import gzip
+import hashlib
+import io
+import json
+import logging
+import os
+import re
+import sys
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..config.config import IMAGE_SIDE as SIDE
+from ..config.config import TRAINING_IMAGES
+from . import cache
+
+TEST_IMAGES = 10_000
+PIXELS = 3 * SIDE * SIDE  # bytes of an image in an archive: red, then green, then blue
+
+logger = logging.getLogger(__name__)
+
+
+class DataError(ValueError):
+    """The data set is missing, damaged or not what it should be."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Variant:
+    """What one of the two data sets has of its own."""
+
+    name: str
+    """Of the source in a configuration, and of the data set in TFDS."""
+    title: str
+    archive: str
+    train_files: tuple[str, ...]
+    """Of the archive, with the same number of images in each."""
+    test_file: str
+    classes_file: str
+    label_bytes: int
+    """Labels before the pixels of an image; the last is the one that is trained on."""
+    classes: tuple[str, ...]
+    mean: np.ndarray
+    """Of each channel over the training images, pixels in [0, 1], float32, (3,)."""
+    std: np.ndarray
+    """Likewise."""
+
+    @property
+    def files(self) -> set[str]:
+        """What is read of the archive."""
+        return {*self.train_files, self.test_file, self.classes_file}
+
+
+# fmt: off
+CIFAR10 = Variant(
+    name="cifar10",
+    title="CIFAR-10",
+    archive="cifar-10-binary.tar.gz",
+    train_files=tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
+    test_file="test_batch.bin",
+    classes_file="batches.meta.txt",
+    label_bytes=1,
+    classes=(
+        "airplane", "automobile", "bird", "cat", "deer",
+        "dog", "frog", "horse", "ship", "truck",
+    ),
+    mean=np.array([0.49140, 0.48216, 0.44653], np.float32),
+    std=np.array([0.24703, 0.24349, 0.26159], np.float32),
+)
+CIFAR100 = Variant(
+    name="cifar100",
+    title="CIFAR-100",
+    archive="cifar-100-binary.tar.gz",
+    train_files=("train.bin",),
+    test_file="test.bin",
+    classes_file="fine_label_names.txt",
+    label_bytes=2,
+    classes=(
+        "apple", "aquarium_fish", "baby", "bear", "beaver", "bed", "bee", "beetle",
+        "bicycle", "bottle", "bowl", "boy", "bridge", "bus", "butterfly", "camel",
+        "can", "castle", "caterpillar", "cattle", "chair", "chimpanzee", "clock",
+        "cloud", "cockroach", "couch", "crab", "crocodile", "cup", "dinosaur",
+        "dolphin", "elephant", "flatfish", "forest", "fox", "girl", "hamster", "house",
+        "kangaroo", "keyboard", "lamp", "lawn_mower", "leopard", "lion", "lizard",
+        "lobster", "man", "maple_tree", "motorcycle", "mountain", "mouse", "mushroom",
+        "oak_tree", "orange", "orchid", "otter", "palm_tree", "pear", "pickup_truck",
+        "pine_tree", "plain", "plate", "poppy", "porcupine", "possum", "rabbit",
+        "raccoon", "ray", "road", "rocket", "rose", "sea", "seal", "shark", "shrew",
+        "skunk", "skyscraper", "snail", "snake", "spider", "squirrel", "streetcar",
+        "sunflower", "sweet_pepper", "table", "tank", "telephone", "television",
+        "tiger", "tractor", "train", "trout", "tulip", "turtle", "wardrobe", "whale",
+        "willow_tree", "wolf", "woman", "worm",
+    ),
+    mean=np.array([0.50708, 0.48655, 0.44092], np.float32),
+    std=np.array([0.26733, 0.25644, 0.27615], np.float32),
+)
+# fmt: on
+VARIANTS = {variant.name: variant for variant in (CIFAR10, CIFAR100)}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """Images with their labels."""
+
+    images: np.ndarray
+    """Pixels, uint8, (n, 32, 32, 3)."""
+    labels: np.ndarray
+    """Positions in the classes, int32, (n,)."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: np.ndarray) -> "Split":
+        """The images and labels at these indices, in their order."""
+        return Split(self.images[indices], self.labels[indices])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Published:
+    """The two parts as they were published, before a validation set is cut off."""
+
+    train: Split
+    test: Split
+
+    @functools.cached_property
+    def checksum(self) -> str:
+        """SHA-256 over all pixels and labels."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.test):
+            digest.update(np.ascontiguousarray(split.images).data)
+            digest.update(np.ascontiguousarray(split.labels).data)
+        return digest.hexdigest()
+
+
+def read_cifar(variant: Variant, archive: Path | None = None) -> Published:
+    """All of a data set, from the cache if its source has been read before."""
+    if archive is not None:
+        if not archive.is_file():
+            raise DataError(f"{archive}: expected {variant.archive}, found no file.")
+        return _cached(variant, [archive], lambda: _read_archive(variant, archive))
+    folder = _find_prepared(variant)
+    return _cached(
+        variant, sorted(folder.iterdir()), lambda: _read_prepared(variant, folder)
+    )
+
+
+def _find_prepared(variant: Variant) -> Path:
+    # TFDS itself would try the network for minutes before it says what is missing.
+    data_dir = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    data_dir = Path(os.path.expanduser(data_dir))  # stays as it is without a home
+    prepare = (
+        "Prepare it where TensorFlow and a network are: `tfds build "
+        f"{variant.name} --file_format=array_record`, and name its data folder in "
+        f"TFDS_DATA_DIR;\nor give --archive with a downloaded {variant.archive}, or "
+        "use the bundled source 'sample'."
+    )
+    found = [
+        info.parent
+        for info in data_dir.glob(f"{variant.name}/*/dataset_info.json")
+        if re.fullmatch(r"\d+\.\d+\.\d+", info.parent.name)
+    ]
+    if not found:
+        raise DataError(
+            f"No {variant.title} prepared by TFDS: looked for "
+            f"{data_dir / variant.name}/<version>/dataset_info.json.\n{prepare}"
+        )
+    newest = max(found, key=lambda folder: [int(n) for n in folder.name.split(".")])
+    try:
+        info = json.loads((newest / "dataset_info.json").read_bytes())
+        # TFDS means tfrecord where it names no format.
+        first = info.get("fileFormat", "tfrecord")
+        formats = [
+            str(name) for name in (first, *info.get("alternativeFileFormats", []))
+        ]
+    except (ValueError, AttributeError, TypeError) as error:
+        raise DataError(
+            f"{newest}: dataset_info.json is not what TFDS writes: {error}.\n{prepare}"
+        ) from error
+    if "array_record" not in formats:
+        raise DataError(
+            f"{newest}: expected {variant.title} as array_record, which is read "
+            f"without TensorFlow, got {' and '.join(formats)}.\n{prepare}"
+        )
+    return newest
+
+
+def _read_prepared(variant: Variant, folder: Path) -> Published:
+    import tensorflow_datasets as tfds  # slow to import, and not needed with a cache
+
+    try:
+        train, test = tfds.data_source(
+            f"{variant.name}:{folder.name}",
+            split=["train", "test"],
+            data_dir=folder.parent.parent,
+            download=False,
+            decoders={"image": tfds.decode.SkipDecoding()},
+        )
+        return Published(_decode(train), _decode(test))
+    except Exception as error:  # what a damaged file raises differs by the damage
+        raise DataError(
+            f"{folder}: the {variant.title} prepared there cannot be read ({error}). "
+            "Prepare it again with TFDS."
+        ) from error
+
+
+def _decode(source: Any) -> Split:
+    images, labels = [], []
+    for start in range(0, len(source), 500):
+        # Twice as fast as one by one.
+        batch = source.__getitems__(range(start, min(start + 500, len(source))))
+        for example in batch:
+            with Image.open(io.BytesIO(example["image"])) as picture:
+                images.append(np.asarray(picture))
+            labels.append(example["label"])
+    return Split(np.stack(images), np.array(labels, np.int32))
+
+
+def _read_archive(variant: Variant, path: Path) -> Published:
+    contents: dict[str, bytes] = {}
+    try:
+        # All at once, because gzip's own checksum stands at the very end.
+        unzipped = io.BytesIO(gzip.decompress(path.read_bytes()))
+        with tarfile.open(fileobj=unzipped) as archive:
+            for member in archive:
+                if member.isfile() and (file := archive.extractfile(member)):
+                    contents[Path(member.name).name] = file.read()
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+        raise DataError(
+            f"{path}: expected {variant.archive}, but it is damaged or something else "
+            f"({error}). Download it again."
+        ) from error
+    try:
+        return _parse(variant, contents)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _parse(variant: Variant, contents: dict[str, bytes]) -> Published:
+    if missing := variant.files - contents.keys():
+        for other in VARIANTS.values():
+            if other.files <= contents.keys():
+                raise DataError(
+                    f"expected {variant.archive}, got {other.archive}. Give the "
+                    f"former, or take the source {other.name!r}."
+                )
+        raise DataError(
+            f"expected {variant.archive}, which holds "
+            f"{', '.join(sorted(variant.files))}; missing: "
+            f"{', '.join(sorted(missing))}."
+        )
+    classes = contents[variant.classes_file].decode(errors="replace").split()
+    if classes != list(variant.classes):
+        raise DataError(
+            f"expected the classes of {variant.title}, {variant.classes[0]} to "
+            f"{variant.classes[-1]}, in {variant.classes_file}, got "
+            f"{', '.join(classes)}."
+        )
+
+    def split(files: Sequence[str], images: int) -> Split:
+        each = images // len(files)
+        parts = [_records(variant, name, contents[name], each) for name in files]
+        return Split(
+            np.concatenate([part.images for part in parts]),
+            np.concatenate([part.labels for part in parts]),
+        )
+
+    return Published(
+        split(variant.train_files, TRAINING_IMAGES[variant.name]),
+        split([variant.test_file], TEST_IMAGES),
+    )
+
+
+def _records(variant: Variant, name: str, content: bytes, count: int) -> Split:
+    size = variant.label_bytes + PIXELS
+    if len(content) != count * size:
+        raise DataError(
+            f"expected {count:,} records of {size} bytes in {name}, got {len(content)} "
+            "bytes."
+        )
+    records = np.frombuffer(content, np.uint8).reshape(count, size)
+    labels = records[:, variant.label_bytes - 1].astype(np.int32)
+    if labels.max() >= (classes := len(variant.classes)):
+        raise DataError(
+            f"expected labels below {classes} in {name}, got {labels.max()}."
+        )
+    images = records[:, variant.label_bytes :].reshape(count, 3, SIDE, SIDE)
+    return Split(np.ascontiguousarray(images.transpose(0, 2, 3, 1)), labels)
+
+
+def _cached(
+    variant: Variant, files: Sequence[Path], read: Callable[[], Published]
+) -> Published:
+    """Reads the cache of these files if it is whole, else the files themselves."""
+    kept = cache.folder() / f"{variant.name}-{_identity(files)}.npz"
+    try:
+        return _load_cache(kept)
+    except FileNotFoundError:
+        print(
+            f"Reading {variant.title} for the first time; later starts use the cache "
+            f"{kept}",
+            file=sys.stderr,
+        )
+    except Exception as error:  # damage shows in many ways, none of them is fatal
+        logger.warning("The cache %s is damaged (%s); it is made anew.", kept, error)
+    published = read()
+    try:
+        _save_cache(kept, published)
+    except OSError as error:
+        logger.warning("The cache %s cannot be written: %s.", kept, error)
+    return published
+
+
+def _identity(files: Sequence[Path]) -> str:
+    stats = [(file.name, file.stat()) for file in files]
+    facts = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def _load_cache(path: Path) -> Published:
+    # Opened here, because NumPy forgets to close a file that is no archive.
+    with path.open("rb") as file, np.load(file) as arrays:
+        published = Published(
+            Split(arrays["train_images"], arrays["train_labels"]),
+            Split(arrays["test_images"], arrays["test_labels"]),
+        )
+        if arrays["checksum"].item() != published.checksum:
+            raise ValueError("its contents do not match their checksum")
+    return published
+
+
+def _save_cache(path: Path, published: Published) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Renamed when it is whole: a reader never meets half a cache.
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        unfinished = Path(folder) / path.name
+        np.savez(
+            unfinished,
+            train_images=published.train.images,
+            train_labels=published.train.labels,
+            test_images=published.test.images,
+            test_labels=published.test.labels,
+            checksum=published.checksum,
+        )
+        unfinished.replace(path)

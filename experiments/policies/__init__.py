@@ -1,0 +1,1 @@
+"""What is compared: layer policies, with global rates and optimizers."""

@@ -1,0 +1,1 @@
+"""Searches before a study: numbers of policies, and rates of layers."""

@@ -1,0 +1,219 @@
+"""The trials of one policy: which numbers are tried, and what comes of them."""
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from ..policies.catalogue import Policy, configured
+from ..records import records
+from ..terminal import signals
+from ..terminal.progress import Progress
+from ..training.running import Forgetful
+from .search import Search
+
+SEED = 1_000
+"""Of all trials; those of studies are below it."""
+WARMUP = 0.3
+"""Share of a run before it may be pruned: `onecycle` warms up for as long."""
+OWN = "own"
+"""Marks the trial of the numbers that the policy has without a search."""
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+class AnyTrainer(Protocol):
+    """What a search asks of `train.Trainer`."""
+
+    def run(self, policy: Policy, seed: int, journal: Any) -> records.Event:
+        """Trains once; writes every event, and returns the last, of kind "end"."""
+        ...
+
+
+class PolicySearch:
+    """The search for the numbers of one policy.
+
+    Attributes:
+        name: of the policy.
+        study: Optuna's, which workers share.
+    """
+
+    def __init__(self, search: Search, policy: Policy, storage: BaseStorage):
+        """Takes a policy as it is without a search, and where its trials are kept."""
+        self.name = policy.name
+        self._config, self._trials = search.config, search.trials
+        self._numbers = policy.numbers(search.config.rate)
+        self.study = optuna.create_study(
+            study_name=f"{search.config.name}/{policy.name}",
+            storage=storage,
+            sampler=_Seeded(search.search_seed, policy.name),
+            pruner=optuna.pruners.MedianPruner(
+                n_warmup_steps=round(WARMUP * search.config.total_steps)
+            ),
+            direction="maximize",
+            load_if_exists=True,
+        )
+
+    def counted(self) -> list[FrozenTrial]:
+        """The finished trials that are compared: its own, and the first of the others.
+
+        Several workers may finish more of them than are asked for.
+        """
+        finished = sorted(
+            self._in(*FINISHED), key=lambda t: (t.datetime_complete, t.number)
+        )
+        own = [trial for trial in finished if OWN in trial.user_attrs]
+        others = [trial for trial in finished if OWN not in trial.user_attrs]
+        return own[:1] + others[: self._trials - 1]
+
+    @property
+    def left(self) -> int:
+        """How many trials are still to be finished."""
+        return self._trials - len(self.counted())
+
+    def turn(self) -> tuple[int, int]:
+        """What is least for the policy that goes next."""
+        return len(self.counted()), len(self._in(TrialState.RUNNING))
+
+    def try_once(self, trainer: AnyTrainer) -> str:
+        """Trains with other numbers; says in a line what came of it."""
+        trial = self._ask()
+        title = f"{self.name}, trial {len(self.counted()) + 1}/{self._trials}"
+        total = self._config.total_steps
+        with Progress(title, 0, total) as progress:
+            watched = _Watched(trial, total, progress)
+            try:
+                trainer.run(self._having(trial.params), SEED, watched)
+                value, state = watched.value, TrialState.COMPLETE
+            except optuna.TrialPruned:
+                value, state = None, TrialState.PRUNED
+            except BaseException:  # also a signal: what was stopped does not count
+                self.study.tell(trial, state=TrialState.FAIL)
+                raise
+        trial.set_user_attr("status", watched.status)
+        trial.set_user_attr("steps", watched.step)
+        self.study.tell(trial, value, state)
+        shown = f"validation accuracy {100 * watched.accuracy:.1f} %"
+        return f"{title}: {watched.status} after {watched.step:,} steps, {shown}"
+
+    def _ask(self) -> optuna.Trial:
+        if self._wants_own():
+            own = {number.name: number.value for number in self._numbers}
+            self.study.enqueue_trial(own, user_attrs={OWN: True})
+        ranges: dict[str, BaseDistribution] = {
+            number.name: FloatDistribution(number.low, number.high, log=number.log)
+            for number in self._numbers
+        }
+        return self.study.ask(ranges)
+
+    def _wants_own(self) -> bool:
+        """Whether it is time for the policy's own numbers: first, or at last.
+
+        A worker that was to try them may have been killed.
+        """
+        finished = [OWN in trial.user_attrs for trial in self._in(*FINISHED)]
+        begun = self._in(TrialState.WAITING, TrialState.RUNNING)
+        tried = any(OWN in trial.user_attrs for trial in begun)
+        return not any(finished) and (not tried or len(finished) >= self._trials - 1)
+
+    def _having(self, params: Mapping[str, float]) -> Policy:
+        """The policy as a study would have it, by the same way."""
+        numbers = {f"{self.name}.{name}": value for name, value in params.items()}
+        config = dataclasses.replace(
+            self._config, numbers=self._config.numbers | numbers
+        )
+        return configured(config)[self.name]
+
+    def _in(self, *states: TrialState) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False, states=states)
+
+
+class _Watched(Forgetful):
+    """The journal of a trial, which keeps no records; ends it where it is behind.
+
+    Attributes:
+        step: of the last event.
+        accuracy: of the last evaluation.
+        status: pruned unless the run comes to an end, which may be diverged.
+    """
+
+    def __init__(self, trial: optuna.Trial, total_steps: int, progress: Progress):
+        self.step, self.accuracy, self.status = 0, 0.0, "pruned"
+        self._trial, self._total, self._progress = trial, total_steps, progress
+
+    @property
+    def value(self) -> float:
+        """What the search is to make large."""
+        return 0.0 if self.status == "diverged" else self.accuracy
+
+    def write(self, event: records.Event) -> None:
+        """Reports an evaluation; raises `optuna.TrialPruned` where that is poor."""
+        self._progress.show(event)
+        self.step = event["step"]
+        if event["kind"] == "end":
+            self.status = event["status"]
+        elif event["kind"] == "validation" and math.isfinite(event["loss"]):
+            self.accuracy = event["accuracy"]
+            self._trial.report(self.accuracy, self.step)
+            spared = OWN in self._trial.user_attrs or self.step == self._total
+            if not spared and self._trial.should_prune():
+                raise optuna.TrialPruned
+
+    def due(self, step: int) -> bool:
+        """Whether a signal came."""
+        del step
+        return signals.asked()
+
+    def rest(self) -> None:
+        """Ends the trial for a signal."""
+        signals.check()
+
+
+class _Seeded(optuna.samplers.BaseSampler):
+    """TPE with a seed of its own for each trial.
+
+    So one worker gives the same search each time, also where it was stopped (of trials
+    that failed none counts), and two workers do not propose the same.
+    """
+
+    def __init__(self, search_seed: int, policy: str):
+        self._of = f"{search_seed} {policy}"
+        self._tpe = optuna.samplers.TPESampler()
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        before = [
+            other
+            for other in study.get_trials(deepcopy=False)
+            if other.number < trial.number and other.state != TrialState.FAIL
+        ]
+        digest = hashlib.sha256(f"{self._of} {len(before)}".encode()).digest()
+        self._tpe = optuna.samplers.TPESampler(seed=int.from_bytes(digest[:4]))
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return self._tpe.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        search_space: dict[str, BaseDistribution],
+    ) -> dict[str, Any]:
+        return self._tpe.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        return self._tpe.sample_independent(
+            study, trial, param_name, param_distribution
+        )

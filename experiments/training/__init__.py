@@ -1,0 +1,1 @@
+"""How a run is trained: the compiled program, and the loop around it."""

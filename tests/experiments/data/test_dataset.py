@@ -1,0 +1,260 @@
+import io
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.config import config
+from experiments.data import cifar
+from experiments.data import dataset as data
+
+# The bundled sample.
+
+
+def test_sample_has_200_training_and_50_test_images_of_each_class():
+    dataset = data.load("sample", validation=500)
+    assert dataset.name == "sample"
+    assert dataset.classes == cifar.CIFAR10.classes
+    assert len(dataset.checksum) == 64
+    for split, count in (
+        (dataset.train, 150),
+        (dataset.validation, 50),
+        (dataset.test, 50),
+    ):
+        assert len(split) == 10 * count
+        assert split.images.shape == (10 * count, 32, 32, 3)
+        assert split.images.dtype == np.uint8
+        assert split.labels.dtype == np.int32
+        assert np.array_equal(np.bincount(split.labels), [count] * 10)
+
+
+def test_sample_never_shares_an_image_between_its_splits():
+    dataset = data.load("sample", validation=500)
+    splits = (dataset.train, dataset.validation, dataset.test)
+    images = [image.tobytes() for split in splits for image in split.images]
+    assert len(set(images)) == 2500
+
+
+def test_sample_is_one_picture_under_six_megabytes():
+    with Image.open(data.SAMPLE) as picture:
+        assert picture.format == "PNG"
+        assert picture.mode == "RGB"
+    assert data.SAMPLE.stat().st_size < 6_000_000
+
+
+def test_sample_with_one_changed_pixel_is_refused(monkeypatch, tmp_path):
+    with Image.open(data.SAMPLE) as picture:
+        pixels = np.array(picture)
+    pixels[0, 0, 0] ^= 1
+    monkeypatch.setattr(data, "SAMPLE", tmp_path / "cifar10.png")
+    Image.fromarray(pixels).save(data.SAMPLE, compress_level=0)
+    with pytest.raises(cifar.DataError, match=r"cifar10.png.*checksum.*git checkout"):
+        data.load("sample", validation=500)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no picture", "half", "small"])
+def test_sample_that_is_missing_or_damaged_is_refused(monkeypatch, tmp_path, content):
+    if content == "half":
+        content = data.SAMPLE.read_bytes()[:3_000_000]
+    elif content == "small":
+        stream = io.BytesIO()
+        Image.new("RGB", (32, 32)).save(stream, "PNG")
+        content = stream.getvalue()
+    monkeypatch.setattr(data, "SAMPLE", tmp_path / "cifar10.png")
+    if content is not None:
+        data.SAMPLE.write_bytes(content)
+    with pytest.raises(cifar.DataError, match=r"cifar10.png: the bundled sample"):
+        data.load("sample", validation=500)
+
+
+# What is refused.
+
+
+def test_unknown_source_is_refused():
+    known = "sample, cifar10, cifar100"
+    with pytest.raises(ValueError, match=f"expected one of {known}, got 'mnist'"):
+        data.load("mnist", validation=10)
+
+
+def test_archive_beside_the_sample_is_refused():
+    with pytest.raises(ValueError, match=r"archive: expected none .* got some.tar.gz"):
+        data.load("sample", archive=Path("some.tar.gz"), validation=10)
+
+
+@pytest.mark.parametrize("validation", [-10, 0, 9, 1991, 5000])
+def test_validation_set_without_some_class_is_refused(validation):
+    with pytest.raises(ValueError, match=f"expected 10 to 1990 .* got {validation}"):
+        data.load("sample", validation=validation)
+
+
+@pytest.mark.parametrize("fraction", [-1, 0, 0.005, 1.001, np.inf, np.nan])
+def test_share_that_is_no_share_or_lacks_a_class_is_refused(fraction):
+    with pytest.raises(ValueError, match=rf"train_fraction: .*1500.* got {fraction}"):
+        data.load("sample", validation=500, train_fraction=fraction)
+
+
+@pytest.mark.parametrize("noise", [-0.01, 1.001, np.inf, np.nan])
+def test_noise_that_is_no_share_is_refused(noise):
+    with pytest.raises(ValueError, match=rf"label_noise: .*\[0, 1\], got {noise}"):
+        data.load("sample", validation=500, label_noise=noise)
+
+
+FIELDS = {
+    "validation": [9, 10, 1990, 1991],
+    "train_fraction": [0, 1e-9, 0.0059, 0.006, 0.0063, 1, 1.01, np.nan],
+    "label_noise": [-0.1, 0, 1e-9, 1, 1.1, np.nan],
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [(name, value) for name in FIELDS for value in FIELDS[name]]
+)
+def test_what_a_configuration_may_say_is_what_is_accepted(field, value):
+    fields = {"validation": 400, field: value}
+
+    def accepted(ask):
+        try:
+            ask()
+        except ValueError:
+            return False
+        return True
+
+    assert accepted(lambda: data.load("sample", **fields)) == accepted(
+        lambda: config.validate(config.Config(batch_size=1, **fields))
+    )
+
+
+# The validation set, and the share of the rest.
+
+
+@pytest.mark.parametrize("validation", [10, 203, 500, 1990])
+def test_validation_set_holds_the_classes_as_equally_as_can_be(validation):
+    labels = np.tile(np.arange(10), 200)
+    rest, held_out = data.cut(labels, 10, validation)
+    assert sorted([*rest, *held_out]) == list(range(2000))
+    counts = np.bincount(labels[held_out], minlength=10)
+    assert counts.sum() == validation
+    assert counts.max() - counts.min() <= 1
+    assert counts.min() >= 1
+
+
+def test_parts_stay_the_same_in_every_version():
+    share, held_out = data.cut(np.tile(np.arange(10), 10), 10, 10, 0.15)
+    assert held_out.tolist() == [5, 13, 29, 31, 40, 46, 57, 74, 78, 92]
+    assert share.tolist() == [11, 23, 32, 36, 39, 52, 53, 65, 70, 87, 90, 91, 94, 98]
+
+
+@pytest.mark.parametrize("validation", [10, 203, 500])
+@pytest.mark.parametrize("fraction", [0.007, 0.0117, 0.25, 0.5003, 0.999, 1])
+def test_share_holds_the_classes_as_equally_as_can_be(validation, fraction):
+    labels = np.random.default_rng(0).permutation(2000) % 10
+    rest, held_out = data.cut(labels, 10, validation)
+    share, same = data.cut(labels, 10, validation, fraction)
+    assert np.array_equal(same, held_out)
+    assert set(share) <= set(rest)
+    assert len(set(share)) == len(share) == round(fraction * len(rest))
+    assert (np.diff(share) > 0).all()
+    counts = np.bincount(labels[share], minlength=10)
+    assert counts.max() - counts.min() <= 1
+
+
+def test_smaller_share_is_a_part_of_a_larger_one():
+    labels = np.random.default_rng(0).permutation(2000) % 10
+    shares = [data.cut(labels, 10, 403, share)[0] for share in (0.01, 0.3, 0.31, 1)]
+    for smaller, larger in itertools.pairwise(shares):
+        assert set(smaller) < set(larger)
+
+
+@pytest.mark.parametrize("fraction", [0.0103125, 0.0109375, 0.1, 1 / 3, 0.77, 1])
+def test_share_has_the_size_that_the_configuration_says(fraction):
+    # The first two are 16.5 and 17.5 of 1,600 images.
+    fields = {"validation": 400, "train_fraction": fraction}
+    dataset = data.load("sample", **fields)
+    assert len(dataset.train) == config.Config(**fields).training_images
+    assert len(dataset.validation) == 400
+
+
+@pytest.mark.parametrize("source", ["sample", "cifar10", "cifar100"])
+def test_configuration_knows_the_number_of_classes(source):
+    assert (
+        len(cifar.VARIANTS.get(source, cifar.CIFAR10).classes)
+        == (config.CLASSES[source])
+    )
+
+
+# Labels that are wrong.
+
+
+def test_noise_is_in_the_labels_of_exactly_its_share_of_the_training_set_alone():
+    fields = {"validation": 400, "train_fraction": 0.5}
+    true = data.load("sample", **fields)
+    noisy = data.load("sample", label_noise=0.2, **fields)
+    assert (noisy.train.labels != true.train.labels).sum() == 160  # of 800
+    assert noisy.train.labels.dtype == np.int32
+    for one, other in (
+        (noisy.train.images, true.train.images),
+        (noisy.validation.labels, true.validation.labels),
+        (noisy.validation.images, true.validation.images),
+        (noisy.test.labels, true.test.labels),
+    ):
+        assert np.array_equal(one, other)
+    assert noisy.checksum == true.checksum
+
+
+@pytest.mark.parametrize("share", [0, 0.001, 0.1234, 0.5, 1])
+@pytest.mark.parametrize("classes", [2, 10, 100])
+def test_noise_changes_exactly_its_share_of_labels_to_other_classes(classes, share):
+    labels = np.arange(1003, dtype=np.int32) % classes
+    before = labels.copy()
+    noisy = data.disturb(labels, classes, share)
+    assert np.array_equal(labels, before)
+    assert (noisy != labels).sum() == round(share * 1003)
+    assert noisy.min() >= 0
+    assert noisy.max() < classes
+
+
+def test_wrong_labels_are_spread_evenly_over_images_and_other_classes():
+    labels = np.random.default_rng(0).integers(0, 10, 90_000).astype(np.int32)
+    noisy = data.disturb(labels, 10, 0.5)
+    counts = np.zeros((10, 10), int)
+    np.add.at(counts, (labels, noisy), 1)
+    others = counts[~np.eye(10, dtype=bool)]
+    assert abs(others - 500).max() < 120  # more than five standard deviations
+    halves = (noisy != labels).reshape(2, -1).sum(1)
+    assert abs(halves - 22_500).max() < 600  # more than five standard deviations
+
+
+def test_noise_of_a_smaller_share_is_a_part_of_that_of_a_larger_one():
+    labels = np.arange(1000, dtype=np.int32) % 10
+    noisy = [data.disturb(labels, 10, share) for share in (0.1, 0.4, 1)]
+    for smaller, larger in itertools.pairwise(noisy):
+        changed = smaller != labels
+        assert np.array_equal(smaller[changed], larger[changed])
+
+
+def test_noise_stays_the_same_in_every_version():
+    noisy = data.disturb(np.zeros(20, np.int32), 10, 0.5)
+    assert noisy.tolist() == [
+        9,
+        0,
+        7,
+        0,
+        0,
+        9,
+        0,
+        8,
+        6,
+        1,
+        5,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        2,
+        9,
+        2,
+    ]

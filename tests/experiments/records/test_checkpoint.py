@@ -1,0 +1,212 @@
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from experiments.records.checkpoint import KEPT, Checkpoints, sha256
+
+ROOT = Path(__file__).parents[3]
+ABOUT = {"lines": 3, "seconds": 0.1}
+
+
+class State(NamedTuple):
+    params: nnx.State
+    key: jax.Array
+    step: jax.Array
+    nothing: None = None
+
+
+def state(value=1.0):
+    params = nnx.State({"conv/a": {"kernel": nnx.Param(jnp.full((3, 2), value))}})
+    return State(params, jax.random.key(7), jnp.int32(5))
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    made = Checkpoints(tmp_path / "checkpoints")
+    yield made
+    made.close()
+
+
+def newest(checkpoints, check=lambda about: None, like=None):
+    said = []
+    like = like or jax.eval_shape(state)
+    return checkpoints.newest(like, check, said.append), said
+
+
+def value(found):
+    (kernel,) = jax.tree.leaves(found[0].params)
+    return float(kernel[0, 0])
+
+
+def save(checkpoints, *steps):
+    for step in steps:
+        checkpoints.save(step, state(step), ABOUT | {"lines": step})
+    checkpoints.wait()
+
+
+def files(folder, step):
+    return [path for path in (folder / str(step)).rglob("*") if path.is_file()]
+
+
+def test_a_state_comes_back_to_the_last_bit(checkpoints):
+    odd = state(np.nextafter(np.float32(0.1), 1))
+    checkpoints.save(5, odd, ABOUT)
+    checkpoints.wait()
+    (back, about), said = newest(checkpoints)
+    assert about == ABOUT
+    assert said == []
+    assert jax.tree.structure(back) == jax.tree.structure(odd)
+    for old, new in zip(jax.tree.leaves(odd), jax.tree.leaves(back), strict=True):
+        assert old.dtype == new.dtype
+        assert bool((old == new).all())
+    assert jax.random.bits(back.key) == jax.random.bits(odd.key)
+
+
+def test_what_is_saved_is_the_state_of_that_moment(checkpoints):
+    step = jax.jit(lambda s: s._replace(step=s.step + 1), donate_argnums=0)
+    now = state()
+    checkpoints.save(5, now, ABOUT)
+    for _ in range(50):
+        now = step(now)
+    checkpoints.wait()
+    assert int(newest(checkpoints)[0][0].step) == 5
+
+
+def test_the_last_few_are_kept_and_the_newest_is_used(checkpoints, tmp_path):
+    save(checkpoints, *range(1, 7))
+    kept = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
+    assert kept == [4, 5, 6]
+    assert len(kept) == KEPT
+    assert value(newest(checkpoints)[0]) == 6
+
+
+def test_without_any_there_is_none(checkpoints):
+    assert newest(checkpoints) == (None, [])
+
+
+def test_one_that_does_not_fit_is_named_removed_and_the_one_before_used(checkpoints):
+    save(checkpoints, 1, 2)
+
+    def check(about):
+        if about["lines"] > 1:
+            raise ValueError("too new")
+
+    found, said = newest(checkpoints, check)
+    assert value(found) == 1
+    assert said == ["checkpoint of step 2 is not used: too new"]
+    assert value(newest(checkpoints)[0]) == 1
+    save(checkpoints, 2)  # and it can be made again
+    assert value(newest(checkpoints)[0]) == 2
+
+
+def test_one_of_another_model_is_not_used(checkpoints):
+    save(checkpoints, 1)
+    other = jax.eval_shape(lambda: state()._replace(nothing=jnp.zeros(3)))
+    found, said = newest(checkpoints, like=other)
+    assert found is None
+    assert "expected the arrays of this run; it differs in ['.nothing']" in said[0]
+
+
+def test_damage_anywhere_is_noticed_or_harmless(checkpoints, tmp_path):
+    folder = tmp_path / "checkpoints"
+    save(checkpoints, 1, 2)
+    shutil.copytree(folder, tmp_path / "good")
+    rng = np.random.default_rng(0)
+    for file in files(folder, 2):
+        name = file.relative_to(folder)
+        for damage in (flip, truncate, remove):
+            damage(folder / name, rng)
+            reopened = Checkpoints(folder)
+            found, said = newest(reopened)
+            reopened.close()
+            assert value(found) in (1.0, 2.0)
+            assert (value(found) == 2) == (said == []), (name, damage)
+            shutil.rmtree(folder)
+            shutil.copytree(tmp_path / "good", folder)
+
+
+def test_a_flipped_bit_in_the_arrays_is_noticed(checkpoints, tmp_path):
+    save(checkpoints, 1, 2)
+    noticed = 0
+    for file in files(tmp_path / "checkpoints", 2):
+        if "/d/" in file.as_posix() and file.stat().st_size:
+            flip(file, np.random.default_rng(1))
+            noticed += 1
+    assert noticed
+    found, said = newest(checkpoints)
+    assert value(found) == 1
+    assert "checkpoint of step 2 is not used" in said[0]
+
+
+def test_what_an_interrupted_save_left_is_no_checkpoint(checkpoints, tmp_path):
+    save(checkpoints, 1)
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(folder / "1", folder / "2.orbax-checkpoint-tmp")
+    reopened = Checkpoints(folder)
+    assert value(newest(reopened)[0]) == 1
+    reopened.close()
+
+
+def test_a_place_that_cannot_be_written_is_an_error_that_ends_the_program(tmp_path):
+    # A program of its own: Orbax's threads would hold up the end of this one.
+    code = f"""
+import pathlib, shutil
+from experiments.records import checkpoint
+from experiments.terminal import signals
+place = pathlib.Path({str(tmp_path / "checkpoints")!r})
+checkpoints = checkpoint.Checkpoints(place)
+shutil.rmtree(place)
+place.touch()
+try:
+    checkpoints.save(1, {{}}, {{}})
+    checkpoints.wait()
+except OSError as error:
+    print(error)
+    checkpoints.close()
+signals.leave(2)
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2, done.stderr
+    assert "a checkpoint cannot be written" in done.stdout
+    assert str(tmp_path) in done.stdout
+
+
+def test_the_checksum_depends_on_every_bit_path_and_dtype():
+    tree = {"a": jnp.zeros(3), "b": jnp.zeros(3)}
+    others = [
+        tree | {"a": jnp.zeros(3).at[1].set(1e-45)},
+        {"a": tree["a"], "c": tree["b"]},
+        tree | {"a": jnp.zeros(3, jnp.int32)},
+        tree | {"a": jnp.zeros((3, 1))},
+    ]
+    sums = {sha256(other) for other in [tree, *others]}
+    assert len(sums) == 5
+    assert sha256(jax.tree.map(jnp.copy, tree)) == sha256(tree)
+
+
+def flip(file, rng):
+    content = bytearray(file.read_bytes())
+    if content:
+        content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+        file.write_bytes(content)
+
+
+def truncate(file, rng):
+    content = file.read_bytes()
+    file.write_bytes(content[: rng.integers(max(1, len(content)))])
+
+
+def remove(file, rng):
+    del rng
+    file.unlink()

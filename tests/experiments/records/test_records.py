@@ -1,0 +1,198 @@
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import jsonschema
+import numpy as np
+import pytest
+import written
+from written import CONFIG, END, SESSION, TRAIN
+
+from experiments.records import records
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return written.study(tmp_path / "study", [TRAIN, END])
+
+
+def metrics(folder):
+    return folder / "uniform-0" / "metrics.jsonl"
+
+
+def change_json(path, change):
+    records.write_json(path, json.loads(path.read_text()) | change)
+
+
+def test_what_is_written_is_read(folder):
+    read = records.read(folder)
+    assert (read.folder, read.config) == (folder, CONFIG)
+    assert (read.sessions, read.environment) == ((SESSION,), SESSION)
+    assert read.events == (TRAIN, END)
+
+
+def test_events_come_run_by_run_seed_by_seed(tmp_path):
+    policies = dict.fromkeys(("b", "a"), CONFIG["policies"]["uniform"])
+    runs = [("b", 0), ("a", 0), ("b", 1), ("a", 1)]
+    folder = written.study(
+        tmp_path,
+        [END | {"policy": policy, "seed": seed} for policy, seed in reversed(runs)],
+        CONFIG | {"policies": policies, "seeds": 2},
+    )
+    events = records.read(folder).events
+    assert [(event["policy"], event["seed"]) for event in events] == runs
+
+
+def test_a_study_that_has_just_begun_has_no_events(tmp_path):
+    assert records.read(written.study(tmp_path, [])).events == ()
+
+
+def test_the_schema_is_a_schema():
+    schema = json.loads(records.SCHEMA.read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+
+
+def test_arrays_paths_and_numpy_numbers_become_json():
+    value = {
+        "array": jnp.array([1.0, jnp.nan]),
+        "number": np.float32(0.5),
+        "flag": np.bool_(True),
+        "path": Path("a") / "b",
+        1: (2, 3),
+    }
+    expected = {
+        "array": [1.0, None],
+        "number": 0.5,
+        "flag": True,
+        "path": "a/b",
+        "1": [2, 3],
+    }
+    assert records.plain(value) == expected
+
+
+def test_what_json_cannot_hold_is_refused_by_type():
+    with pytest.raises(TypeError, match="cannot hold <object"):
+        records.plain({"x": object()})
+
+
+def test_whole_files_are_replaced_and_no_draft_is_left(tmp_path):
+    records.write_json(tmp_path / "a.json", {"n": 1})
+    records.write_json(tmp_path / "a.json", {"n": 2})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"n": 2}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    records.write_json(tmp_path / "a.json", {"n": 1})
+    with pytest.raises(TypeError):
+        records.write_json(tmp_path / "a.json", {"n": object()})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"n": 1}
+
+
+def test_a_line_cut_off_by_a_crash_is_left_out(folder):
+    metrics(folder).write_bytes(metrics(folder).read_bytes()[:-10])
+    assert records.read(folder).events == (TRAIN,)
+
+
+def test_a_line_written_without_its_partner_is_left_out(folder):
+    timings = metrics(folder).with_name("timings.jsonl")
+    written.write(timings, [written.timing(TRAIN), written.timing(END)] * 2)
+    assert records.read(folder).events == (TRAIN, END)
+
+
+@pytest.mark.parametrize("name", ["metrics", "timings"])
+def test_a_damaged_line_is_named_with_the_cure(folder, name):
+    path = folder / "uniform-0" / f"{name}.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"8", b"9", 1))
+    message = rf"{name}\.jsonl', line 1: its checksum.*command of the study repairs"
+    with pytest.raises(ValueError, match=message):
+        records.read(folder)
+
+
+def test_times_that_are_missing_are_noticed(folder):
+    (folder / "uniform-0" / "timings.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"timings\.jsonl' ends before"):
+        records.read(folder)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (TRAIN | {"step": "8"}, "'step': '8' is not of type 'integer'"),
+        (TRAIN | {"step": True}, "'step': True is not of type 'integer'"),
+        (TRAIN | {"kind": ["train"]}, "'kind': .* is not one of"),
+        (TRAIN | {"kind": "trian"}, "'kind': 'trian' is not one of"),
+        (TRAIN | {"loss": "low"}, "'loss': 'low' is not of type 'number', 'null'"),
+        (TRAIN | {"multipliers": [1.0]}, "multipliers: expected 2 numbers, .*; got 1"),
+        (TRAIN | {"multipliers": [1.0, "x"]}, "'multipliers', 1: 'x' is not of type"),
+        (TRAIN | {"policy": "other"}, "expected uniform, seed 0, got"),
+        (END | {"kind": "validation"}, "'loss' is a required property"),
+        (END | {"status": "done"}, "'status': 'done' is not one of"),
+        (END | {"test_accuracy": {}}, "'test_accuracy': {} is not of type"),
+        ({}, "'kind' is a required property"),
+    ],
+)
+def test_a_line_that_is_no_event_of_the_run_is_refused(folder, line, message):
+    written.write(metrics(folder), [written.without_seconds(line)])
+    with pytest.raises(ValueError, match=rf"metrics\.jsonl', line 1.*{message}"):
+        records.read(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("config.json", {"seeds": "two"}, "'seeds': 'two' is not of type 'integer'"),
+        ("config.json", {"marks": [None]}, "'marks', 0: None is not of type"),
+        ("config.json", {"policies": ["uniform"]}, "'policies': .* type 'object'"),
+        ("config.json", {"policies": {"uniform": {}}}, "'uniform': 'summary' is a req"),
+        ("config.json", {"layers": {}}, "'layers': 'names' is a required property"),
+        ("env.json", {"sessions": [{}]}, "'sessions', 0: 'started' is a required"),
+        ("env.json", {"sessions": None}, "'sessions': None is not of type 'array'"),
+    ],
+)
+def test_a_file_of_another_shape_is_refused(folder, file, change, message):
+    change_json(folder / file, change)
+    with pytest.raises(ValueError, match=f"{file}'.*{message}"):
+        records.read(folder)
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"[]", b"null", b"", b"NaN"])
+def test_a_damaged_file_is_named(folder, content):
+    (folder / "env.json").write_bytes(content)
+    message = r"env\.json'.*(is not of type 'object'|is not JSON)"
+    with pytest.raises(ValueError, match=message):
+        records.read(folder)
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b", "", ".hidden", "a" * 101])
+def test_a_policy_that_would_be_written_elsewhere_is_refused(folder, name):
+    policies = {name: CONFIG["policies"]["uniform"]}
+    change_json(folder / "config.json", {"policies": policies})
+    with pytest.raises(ValueError, match=r"config\.json'.* does not match"):
+        records.read(folder)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"config\.json' does not exist"):
+        records.read(tmp_path)
+
+
+def test_a_file_in_place_of_the_folder_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="expected the folder of a study"):
+        records.read(tmp_path / "file")
+
+
+def test_a_run_has_ended_when_its_last_line_says_so_and_all_are_whole(folder):
+    run = folder / "uniform-0"
+    assert records.has_ended(run)
+    assert not records.has_ended(folder / "uniform-1")
+    timings = (run / "timings.jsonl").read_bytes()
+    (run / "timings.jsonl").write_bytes(timings[:-1])
+    assert not records.has_ended(run)
+    (run / "timings.jsonl").write_bytes(timings)
+    content = metrics(folder).read_bytes()
+    metrics(folder).write_bytes(content.replace(b"8", b"9", 1))
+    assert not records.has_ended(run)
+    metrics(folder).write_bytes(content[: content.index(b"\n") + 1])
+    assert not records.has_ended(run)

@@ -1,0 +1,582 @@
+import csv
+import dataclasses
+import html.parser
+import io
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+import rich.console
+import written
+from matplotlib.image import imread
+
+from experiments import __main__ as command
+from experiments.analysis import compare
+from experiments.analysis.significance import Difference, Time
+from experiments.records import records
+from experiments.report import exports, figures, report, results, sheets
+from experiments.terminal import table
+
+NAMES = ["conv1", "conv2", "head"]
+EARLY = "Faster than uniform: <later> layers & the first."
+
+
+CONTROLS = {"freezeout": "uniform-cosine"}
+SESSION = {
+    "started": "2026-01-01T00:00:00+00:00",
+    "command": ["python", "-m", "experiments", "study", "--name", "a b"],
+    "commit": "abc123",
+    "dirty": False,
+    "data_checksum": "c0ffee",
+    "versions": {"jax": "0.10"},
+    "device": {"kind": "cpu", "count": 1},
+}
+
+
+def events(policy, seed, steps=64, status="finished", test=0.5):
+    """One run; without a status, one that has not ended."""
+    run = {"policy": policy, "seed": seed}
+    for step in range(8, steps + 1, 8):
+        done = step / 64
+        at = run | {"step": step, "images": 32 * step, "seconds": step / 100}
+        slope = 1.0 if policy == "uniform" else 1.5 - done
+        yield at | {
+            "kind": "train",
+            "loss": 2.3 - done,
+            "accuracy": done / 2,
+            "rate": 0.02 if done < 0.5 else 0.002,
+            "multipliers": [slope, 1.0, 0.0 if policy == "freezeout" else 2 - slope],
+        }
+        if step % 16 == 0:
+            accuracy = 0.1 + 0.4 * done + 0.01 * seed
+            yield at | {"kind": "validation", "loss": 2.3 - done, "accuracy": accuracy}
+    finished = status == "finished"
+    if status:
+        yield at | {
+            "kind": "end",
+            "status": status,
+            "test_loss": 1.5 if finished else None,
+            "test_accuracy": test + 0.01 * seed if finished else None,
+        }
+
+
+POLICIES = ("uniform", "uniform-cosine", "early-first", "freezeout")
+
+
+def study(folder, runs, policies=POLICIES, seeds=2, **changes):
+    text = {"summary": "What it does.", "expectation": EARLY, "source": "someone"}
+    config = {
+        "name": "demo",
+        "model": "cnn-shallow",
+        "source": "sample",
+        "seeds": seeds,
+        "marks": [0.3, 0.9],
+        "archive": None,
+        "layers": {"names": NAMES, "level": [0, 1, 2], "members": {}},
+        "policies": {
+            name: text | {"control": CONTROLS.get(name, "uniform")} for name in policies
+        },
+        "total_steps": 64,
+    }
+    told = tuple(event for run in runs for event in run)
+    return records.Records(folder, config | changes, (SESSION,), told)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    recorded = study(
+        folder,
+        [
+            *(events("uniform", 0), events("uniform", 1)),
+            *(events("uniform-cosine", 0), events("uniform-cosine", 1)),
+            *(events("early-first", 0), events("early-first", 1, 24, "diverged")),
+            *(events("freezeout", 0), events("freezeout", 1)),
+        ],
+    )
+    report.build(recorded)
+    return recorded
+
+
+def page(recorded):
+    return (recorded.folder / "report.html").read_text()
+
+
+class Page(html.parser.HTMLParser):
+    """Collects what a page would load, its ids, and the tags that it left open."""
+
+    EMPTY = ("meta", "img", "br", "link", "hr", "input")
+
+    def __init__(self, text):
+        super().__init__()
+        self.loaded, self.ids, self.open = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+        for name, value in attributes:
+            if name == "id":
+                self.ids.append(value)
+            if name in ("src", "href", "xlink:href", "srcset", "data"):
+                self.loaded.append(value)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in self.EMPTY:
+            self.open.pop()
+
+
+def test_the_page_is_well_formed_and_loads_nothing(built):
+    parsed = Page(page(built))
+    assert parsed.open == []
+    assert all(link.startswith(("#", "data:")) for link in parsed.loaded)
+    assert not re.search(r"@import|url\((?!#)", page(built))
+
+
+def test_no_two_elements_share_an_id_and_references_lead_somewhere(built):
+    parsed = Page(page(built))
+    assert len(set(parsed.ids)) == len(parsed.ids)
+    references = {link[1:] for link in parsed.loaded if link.startswith("#")}
+    references |= set(re.findall(r"url\(#([^)]+)\)", page(built)))
+    assert references <= set(parsed.ids)
+
+
+def tables(recorded):
+    """The tables, without the figures, which take their time."""
+    caveats = report.Study(recorded).caveats
+    return sheets.sheets(recorded.config, report.Study(recorded).rows, bool(caveats))
+
+
+def lines(recorded, title):
+    """The cells of the table with a title, by policy."""
+    (sheet,) = (sheet for sheet in tables(recorded) if sheet.title == title)
+    return {policy: cells for policy, *cells in sheet.lines}
+
+
+def test_the_page_says_that_it_is_a_demonstration(built):
+    assert "A demonstration, not evidence" in page(built)
+    assert "Demonstration: no verdict" in page(built)
+    for sheet in tables(built):
+        assert results.section([sheet]) in page(built)
+    for heading in ("How good in the end", "How fast"):
+        said = {policy: cells[-1] for policy, cells in lines(built, heading).items()}
+        assert said.pop("uniform") == "–"
+        assert set(said.values()) == {"demonstration"}
+
+
+def five_seeds(folder, **expects):
+    """A study in which early-first is better by 10 points, and not faster."""
+    policies = ("uniform", "early-first")
+    noise = (0.001, -0.001, 0.002, -0.002, 0.0)
+    runs = [
+        events(policy, seed, test=0.5 if policy == "uniform" else 0.6 + noise[seed])
+        for policy in policies
+        for seed in range(5)
+    ]
+    recorded = study(folder, runs, policies, seeds=5, source="cifar10")
+    if expects:
+        recorded.config["policies"]["early-first"]["expects"] = expects
+    return recorded
+
+
+def test_enough_seeds_on_the_whole_set_bring_verdicts_on_each_question(tmp_path):
+    recorded = five_seeds(tmp_path)
+    assert "emonstration" not in results.section(tables(recorded))
+    n, _, difference, *said = lines(recorded, "How good in the end")["early-first"]
+    assert (n, difference) == ("5", "+10.0 (+9.8 to +10.2)")
+    assert said == ["< 0.001", "higher"]
+    _, _, *said = lines(recorded, "How fast")["early-first"]
+    assert said == ["+0.0", "1.000", "undecided"]
+
+
+def test_the_page_begins_with_what_was_expected_and_what_came(tmp_path):
+    recorded = five_seeds(tmp_path, accuracy="lower", speed="same")
+    first, *_ = tables(recorded)
+    assert first.lines == (
+        ("uniform", EARLY, "baseline", "baseline"),
+        (
+            *("early-first", EARLY),
+            *("contradicted\nexpected: lower", "supported\nexpected: same"),
+        ),
+    )
+    _, _, *said = lines(recorded, "How good in the end")["early-first"]
+    assert said[-1] == "contradicted"
+
+
+def test_what_diverged_brings_no_verdict(tmp_path):
+    policies = ("uniform", "early-first")
+    runs = [events(policy, seed) for policy in policies for seed in range(5)]
+    runs[-1] = events("early-first", 4, 24, "diverged")
+    recorded = study(tmp_path, runs, policies, seeds=5, source="cifar10")
+    assert lines(recorded, "How good in the end")["early-first"][-1] == "no verdict"
+
+
+def test_the_page_says_what_pairing_means_and_that_no_rate_was_tuned(built):
+    assert "start from the same weights" in " ".join(page(built).split())
+    assert "No learning rate was tuned" in page(built)
+
+
+def test_a_policy_that_anneals_is_compared_with_a_control_that_does(tmp_path):
+    policies = ("uniform", "uniform-cosine", "freezeout")
+    tests = {"uniform": 0.5, "uniform-cosine": 0.55, "freezeout": 0.52}
+    runs = [events(policy, 0, test=test) for policy, test in tests.items()]
+    recorded = study(tmp_path, runs, policies, seeds=1)
+    found = lines(recorded, "How good in the end")
+    assert found["freezeout"][2] == "−3.0\nto uniform-cosine"
+    assert found["uniform-cosine"][2] == "+5.0"
+    seen = report.describe(report.Study(recorded).rows[2], np.ones((1, 3)), NAMES)
+    assert "paired difference to uniform-cosine −3.0 points" in seen
+
+
+def test_words_of_policies_are_escaped_and_whole(built):
+    assert "Faster than uniform: &lt;later&gt; layers &amp; the first." in page(built)
+
+
+def test_the_page_tells_how_to_run_it_again(built):
+    assert "python -m experiments study --name &#x27;a b&#x27;" in page(built)
+    assert "c0ffee" in page(built)
+
+
+def test_marks_are_told_in_steps_images_and_seconds(built):
+    reached, missed, _ = lines(built, "How long to an accuracy")["uniform"]
+    assert reached == "32 steps\n1,024 images\n0.3 s"
+    assert missed == "> 64 steps\n> 2,048 images\n> 0.6 s\n(0/2)"
+
+
+def test_diverged_runs_are_shown_and_never_reach_a_mark(built):
+    assert "1 of 2 diverged" in page(built)
+    reached, missed, _ = lines(built, "How long to an accuracy")["early-first"]
+    assert reached.endswith("(1/2)")
+    assert missed.startswith("> 64 steps")
+
+
+def test_every_figure_says_what_it_shows(built):
+    assert page(built).count("<svg ") == page(built).count('role="img" aria-label="')
+    assert "multipliers of early-first, layer by step" in page(built)
+
+
+def test_a_policy_is_drawn_beside_uniform_and_its_control(built):
+    last = page(built).split('aria-label="validation accuracy of freezeout"')[1]
+    drawn = re.findall(r"<text [^>]*>([a-z-]+)</text>", last)
+    assert [name for name in drawn if name in POLICIES] == [
+        *("uniform", "uniform-cosine", "freezeout")
+    ]
+
+
+def test_figures_take_their_ink_from_the_page(built):
+    assert figures.INK not in re.sub(r"<style>.*?</style>", "", page(built), flags=re.S)
+    assert "currentColor" in page(built)
+
+
+def test_plots_hold_a_picture_for_each_policy(built):
+    plots = built.folder / "plots"
+    names = ("differences", "curves", *POLICIES)
+    expected = {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
+    assert {path.name for path in plots.iterdir()} == expected
+    picture = imread(plots / "early-first.png")
+    assert picture[..., :3].std() > 0.05
+    assert (picture[0, 0, :3] == 1).all()
+    drawing = (plots / "early-first.svg").read_text()
+    assert drawing.startswith("<svg ")
+    assert figures.INK in drawing
+
+
+def test_the_summary_holds_the_table(built):
+    summary = json.loads((built.folder / "summary.json").read_text())
+    rows = {row["policy"]: row for row in summary["rows"]}
+    assert rows["uniform"]["answers"]["accuracy"]["mean"] == pytest.approx(0.505)
+    assert rows["uniform"]["answers"]["speed"]["mean"] == pytest.approx(0.355)
+    assert rows["early-first"]["diverged"] == 1
+    assert len(summary["caveats"]) == 2
+
+
+def test_building_again_gives_the_same_page(tmp_path):
+    recorded = study(tmp_path, [events("uniform", 0)], ("uniform",))
+    report.build(recorded)
+    before = page(recorded)
+    report.build(recorded)
+    assert page(recorded) == before
+
+
+def test_a_study_cut_short_still_has_a_report(tmp_path):
+    runs = [events("uniform", 0), events("early-first", 0, 24, None)]
+    recorded = study(tmp_path, runs)
+    report.build(recorded)
+    assert "only 1 of 8 runs came to their end" in page(recorded)
+    assert "1 of 1 interrupted" in page(recorded)
+
+
+def test_a_study_without_a_single_step_still_has_a_report(tmp_path):
+    recorded = study(tmp_path, [])
+    report.build(recorded)
+    assert "No run came far enough" in page(recorded)
+
+
+def test_a_run_without_a_single_step_still_has_a_report(tmp_path):
+    end = {"kind": "end", "policy": "uniform", "seed": 0, "step": 0, "images": 0}
+    end |= {"seconds": 0, "status": "diverged"}
+    end |= {"test_loss": None, "test_accuracy": None}
+    recorded = study(tmp_path, [[end]])
+    report.build(recorded)
+    assert "1 of 1 diverged" in page(recorded)
+
+
+def test_a_study_whose_losses_were_never_finite_still_has_a_report(tmp_path):
+    bad = [event | {"loss": None} for event in events("uniform", 0, 16, "diverged")]
+    recorded = study(tmp_path, [bad])
+    report.build(recorded)
+    assert "1 of 1 diverged" in page(recorded)
+
+
+def test_the_words_for_a_policy_come_from_its_records(tmp_path):
+    (row,) = rows(study(tmp_path, [events("freezeout", 0)]))
+    used = np.array([[2.0, 1, 1], [3.0, 1, 0.5], [0.5, 1, 0]])
+    text = report.describe(row, used, NAMES)
+    assert "conv1 went from 2 to 0.5 (lowest 0.5, highest 3)" in text
+    assert "head went from 1 to 0," in text.replace(".", ",")
+    assert "Frozen for a part of the run: 1 of 3 layers." in text
+    assert "Test accuracy after the last step: 50.0 %." in text
+    assert "Mean validation accuracy over the run: 35.0 %." in text
+
+
+def rows(recorded):
+    return report.Study(recorded).rows
+
+
+def test_the_tables_put_figures_in_words(built):
+    uniform, _, early, _ = rows(built)
+    assert table.cells(uniform, "accuracy") == ("50.5 ± 0.7", "baseline", "–")
+    assert table.cells(uniform, "speed") == ("35.5 ± 0.7", "baseline", "–")
+    assert table.cells(early, "accuracy") == ("50.0 (1 of 2 diverged)", "+0.0", "–")
+    assert table.seconds(uniform) == "0.6"
+
+
+def test_a_difference_tells_of_pairs_that_are_missing(tmp_path):
+    runs = [events("uniform", 0), events("early-first", 0), events("early-first", 1)]
+    _, early = rows(study(tmp_path, runs))
+    assert table.cells(early, "accuracy")[1] == "+0.0, n = 1"
+
+
+def test_a_policy_without_a_pair_has_no_difference_and_is_no_baseline(tmp_path):
+    runs = [events("uniform", 0), events("early-first", 1)]
+    _, early = rows(study(tmp_path, runs))
+    assert table.cells(early, "accuracy") == ("51.0", "–", "–")
+
+
+@pytest.mark.parametrize(
+    ("p", "text"), [(None, "–"), (0.0004, "< 0.001"), (0.0312, "0.031"), (1.0, "1.000")]
+)
+def test_p_is_told_to_three_decimals(p, text):
+    difference = Difference(5, 0.1, (0.05, 0.15), p=0.0001, p_holm=p)
+    assert table.corrected_p(compare.Answer({}, difference)) == text
+
+
+@pytest.mark.parametrize(
+    ("steps", "text"),
+    [
+        (Time(1406.0, False), "1,406 steps"),
+        (Time(2812.0, True), "> 2,812 steps"),
+        (Time(9.0, False), "9 steps"),
+        (Time(math.inf, True), "never"),
+    ],
+)
+def test_times_say_whether_they_are_bounds(steps, text):
+    mark = compare.Mark(0.5, 3, 3, steps, Time(1, False), Time(7.25, False))
+    assert table.taken(mark)[0] == text
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_the_terminal_tables_keep_to_their_width_and_drop_nothing(width, tmp_path):
+    names = ("uniform", "unfreeze-bottom-first", "uniform-cosine", "freezeout")
+    marks = [0.3, 0.4, 0.45, 0.5, 0.75]
+    noise = (0.001, -0.001, 0.002)
+    runs = [
+        events(name, seed, test=0.3 + 0.01 * i + i * noise[seed])
+        for i, name in enumerate(names)
+        for seed in range(3)
+    ]
+    told = rows(study(tmp_path, runs, names, marks=marks))
+    console = rich.console.Console(width=width, file=io.StringIO())
+    console.print(table.terminal(told, marks, dict.fromkeys(names, EARLY)))
+    text = console.file.getvalue()
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text.replace(" …", "")
+    words = " ".join(text.split())
+    for word in (
+        *names,
+        *("to uniform-cosine", "seconds", "baseline", "(Holm)", "± 1.0"),
+        *("+1.1 (+0.7 to +1.4)", "> 64", "(0/3)", "75 %"),
+    ):
+        assert word in words
+
+
+def test_every_process_that_worked_on_a_study_is_shown(tmp_path):
+    later = SESSION | {"started": "2031-01-01", "versions": {"jax": "99.9"}}
+    recorded = study(tmp_path, [events("uniform", 0)])
+    page = report.build(dataclasses.replace(recorded, sessions=(SESSION, later)))
+    text = page.read_text()
+    assert text.count("Environment when it went on") == 1
+    assert "2031-01-01" in text
+    assert "99.9" in text
+    assert "made with more than one set of versions" in text
+
+
+def test_the_summary_is_of_the_shape_that_the_schema_promises(tmp_path):
+    statuses = ("finished", "diverged", "")
+    runs = [
+        events(p, seed, status=statuses[seed]) for p in POLICIES for seed in (0, 1, 2)
+    ]
+    runs += [events(p, seed, test=0.4) for p in POLICIES[:2] for seed in (3, 4, 5)]
+    told = report.Study(study(tmp_path, runs, seeds=6)).summary
+    records.check(records.plain(told), "summary", "summary.json")
+
+
+def test_tables_are_left_behind_as_markdown_and_numbers(built):
+    text = (built.folder / "report.md").read_text()
+    assert "| early-first | 1 | 50.0 (1 of 2 diverged) | +0.0 | – |" in text
+    assert "demonstration<br>expected: open" in text
+    with (built.folder / "tables.csv").open() as file:
+        uniform, *others = csv.DictReader(file)
+    assert (uniform["study"], uniform["accuracy_difference"]) == ("demo", "")
+    assert float(uniform["accuracy_mean"]) == pytest.approx(0.505)
+    assert uniform["steps_to_90_percent_censored"] == "True"
+    assert len(others) == 3
+
+
+def test_numbers_hold_what_was_expected_and_the_interval(tmp_path):
+    told = report.Study(five_seeds(tmp_path, accuracy="higher"))
+    _, early = csv.DictReader(io.StringIO(exports.table({"demo": told.summary})))
+    assert early["accuracy_expected"] == "higher"
+    assert early["accuracy_verdict"] == "supported"
+    assert float(early["accuracy_difference"]) == pytest.approx(0.1)
+    assert 0.09 < float(early["accuracy_low"]) < 0.1 < float(early["accuracy_high"])
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_terminal_shows_what_was_expected_and_what_came(width, tmp_path):
+    console = rich.console.Console(width=width, file=io.StringIO())
+    console.print(report.outcomes(report.Study(five_seeds(tmp_path, accuracy="lower"))))
+    text = console.file.getvalue()
+    assert max(map(len, text.splitlines())) <= width
+    assert "contradicted" in text
+    assert "expected: lower" in text
+    assert "…" not in text
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """A study of one policy whose layers were measured, and of one that was not."""
+    nothing = [None] * 5
+    layers = {
+        "kind": "layers",
+        **dict(policy="uniform", seed=0, images=0, seconds=0.0),
+        "gradient_norm": [1.0, 0.5, None],
+        "update_ratio": [1e-3, 0.0, None],
+        "step_quantiles": [[0.0, 0.1, 0.2, 0.3, 0.4], [0.0] * 5, nothing],
+        "rotation": [0.0, 0.1, None],
+    }
+    at = [layers | {"step": step} for step in (0, 10)]
+    runs = [[*at, *events("uniform", 0)], events("early-first", 0)]
+    recorded = study(tmp_path_factory.mktemp("measured"), runs, POLICIES[::2])
+    report.build(recorded)
+    return recorded
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        *("gradient norm of uniform", "update to weight of uniform"),
+        *("rotation since the start of uniform", "step sizes in conv1 of uniform"),
+    ],
+)
+def test_what_was_measured_on_layers_is_drawn_where_it_was(what, measured):
+    assert f'aria-label="{what}' in page(measured)
+    assert what.replace("of uniform", "of early-first") not in page(measured)
+
+
+def test_several_studies_are_joined_in_one_page(tmp_path, built):
+    other = study(tmp_path / "b", [events("uniform", 0)], ("uniform",), name="other")
+    path = report.join([built, other], tmp_path / "out")
+    parsed = Page(path.read_text())
+    assert parsed.open == []
+    assert len(set(parsed.ids)) == len(parsed.ids)
+    assert all(link.startswith(("#", "data:")) for link in parsed.loaded)
+    joined, *_ = re.findall(r"<tbody>.*?</tbody>", path.read_text(), re.S)
+    assert re.findall(r'data-label="study">(\w+)<', joined) == ["demo"] * 4 + ["other"]
+    with (tmp_path / "out" / "joined.csv").open() as file:
+        assert [row["study"] for row in csv.DictReader(file)] == ["demo"] * 4 + [
+            "other"
+        ]
+    assert "| uniform | other |" in (tmp_path / "out" / "joined.md").read_text()
+
+
+def test_studies_of_one_name_cannot_be_told_apart(built, tmp_path):
+    with pytest.raises(ValueError, match="expected studies with different names"):
+        report.join([built, built], tmp_path)
+
+
+@pytest.mark.slow
+def test_the_command_joins_several_folders_and_refuses_out_for_one(tmp_path, capsys):
+    about = written.CONFIG | {"name": "other"}
+    a = written.study(tmp_path / "a", [written.TRAIN, written.END])
+    b = written.study(tmp_path / "b", [written.TRAIN, written.END], about)
+    out = str(tmp_path / "out")
+    assert command.main(["report", str(a), "--out", out]) == command.REFUSED
+    assert "several folders" in capsys.readouterr().err
+    assert command.main(["report", str(a), str(b), "--out", out]) == 0
+    made = [a / "report.html", b / "report.html", tmp_path / "out" / "joined.html"]
+    assert capsys.readouterr().out.split() == [str(path) for path in made]
+    assert all(path.exists() for path in made)
+
+
+def noisy_run(policy, seed, layers, steps=12_800):
+    """A run recorded 128 times, evaluated and measured 64 times.
+
+    From layer to layer values lie decades apart, from step to step they differ by a
+    fifth, as under rules that measure.
+    """
+    rng = np.random.default_rng([seed, *policy.encode()])
+    run = {"policy": policy, "seed": seed}
+    scale = rng.lognormal(sigma=1.5, size=(9, layers))
+    for step in range(100, steps + 1, 100):
+        at = run | {"step": step, "images": 128 * step, "seconds": step / 10}
+        loss, accuracy = 2.3 * rng.random(2)
+        yield at | {
+            "kind": "train",
+            "loss": loss,
+            "accuracy": accuracy / 2.3,
+            "rate": 0.1 * (1 - step / (steps + 1)),
+            "multipliers": (scale[8] * rng.lognormal(sigma=0.2, size=layers)).tolist(),
+        }
+        if step % 200 == 0:
+            yield at | {"kind": "validation", "loss": loss, "accuracy": accuracy / 2.3}
+            values = scale[:8] * rng.lognormal(sigma=0.2, size=(8, layers))
+            yield at | {
+                "kind": "layers",
+                "gradient_norm": values[0].tolist(),
+                "update_ratio": values[1].tolist(),
+                "rotation": values[2].tolist(),
+                "step_quantiles": np.sort(values[3:].T).tolist(),
+            }
+    yield at | {
+        "kind": "end",
+        "status": "finished",
+        "test_loss": 1.0,
+        "test_accuracy": float(0.5 + 0.01 * rng.random()),
+    }
+
+
+@pytest.mark.slow
+def test_a_page_of_fifty_runs_keeps_to_five_megabytes(tmp_path):
+    names = [f"layer{i}" for i in range(110)]
+    layers = {"names": names, "level": list(range(110)), "members": {}}
+    policies = ["uniform", *(f"policy{i}" for i in range(24))]  # as many as there are
+    runs = [noisy_run(policy, seed, 110) for policy in policies for seed in range(2)]
+    recorded = study(tmp_path, runs, policies, layers=layers)
+    assert report.build(recorded).stat().st_size < 5_000_000

@@ -1,0 +1,61 @@
+import io
+import sys
+
+import pytest
+
+from experiments.terminal.progress import MOST_LAYERS, Progress
+
+TRAIN = {"kind": "train", "step": 5, "images": 500, "seconds": 0.5, "loss": 1.234}
+VALIDATION = {"kind": "validation", "step": 5, "loss": 1.0, "accuracy": 0.456}
+
+
+class Terminal(io.StringIO):
+    encoding = "utf-8"
+
+    def __init__(self, interactive=True):
+        super().__init__()
+        self._interactive = interactive
+
+    def isatty(self):
+        return self._interactive
+
+
+def shown(monkeypatch, *events, terminal=None):
+    terminal = terminal or Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with Progress("1/2 uniform", 0, 10) as progress:
+        for event in events:
+            progress.show(event)
+        progress._bar.refresh()
+    return terminal.getvalue()
+
+
+def test_the_line_says_loss_speed_accuracy_and_what_is_left(monkeypatch):
+    line = shown(monkeypatch, TRAIN | {"multipliers": [1.0, 1.0]}, VALIDATION)
+    for part in ("1/2 uniform", "5/10", "loss 1.23", "1,000 images/s", "val 45.6 %"):
+        assert part in line
+    assert " left" in line
+
+
+@pytest.mark.parametrize(
+    ("multipliers", "blocks"),
+    [([2.0, 1.0, 0.5, 0.0], "█▄▂."), ([0.0, 0.0], ".."), ([1.0] * 110, "█" * 16)],
+)
+def test_multipliers_stand_in_forward_order_by_the_largest(
+    monkeypatch, multipliers, blocks
+):
+    assert MOST_LAYERS == 16
+    line = shown(monkeypatch, TRAIN | {"multipliers": multipliers})
+    assert f"images/s, {blocks}, " in line
+
+
+def test_a_terminal_without_blocks_gets_digits(monkeypatch):
+    terminal = Terminal()
+    terminal.encoding = "ascii"
+    line = shown(monkeypatch, TRAIN | {"multipliers": [1.0, 0.5]}, terminal=terminal)
+    assert "images/s, 84, " in line
+
+
+def test_nothing_is_printed_where_there_is_no_terminal(monkeypatch):
+    quiet = Terminal(interactive=False)
+    assert not shown(monkeypatch, TRAIN | {"multipliers": [1.0]}, terminal=quiet)

@@ -1,0 +1,261 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import written
+
+from experiments import __main__ as command
+from experiments import study
+from experiments.config import config
+from experiments.data import cifar
+from experiments.data import dataset as data
+from experiments.policies.catalogue import POLICIES
+from experiments.records import records
+from experiments.report import report
+from experiments.terminal import signals
+from experiments.training import compiling, trainer
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def studied(monkeypatch):
+    """What would have been run, instead of running it."""
+    seen = []
+
+    def run(config, dataset, command):
+        seen.append((config, dataset, command))
+        return 0
+
+    monkeypatch.setattr(data, "load", lambda source, **_: source)
+    monkeypatch.setattr(study, "run", run)
+    return seen
+
+
+def refused(capsys, *arguments):
+    """The one line of a refusal, after checking that it is one."""
+    assert command.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.endswith("\n")
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_study_alone_runs_the_demo(studied):
+    assert command.main(["study"]) == 0
+    assert studied[0][0] == config.PRESETS["demo"]
+
+
+def test_fields_change_the_demo_and_presets(studied):
+    command.main(["study", "--epochs", "2", "--policies", "uniform", "late-first"])
+    command.main(["study", "cifar10-shallow", "--no-flip", "--marks", "0.5"])
+    demo, shallow = (seen[0] for seen in studied)
+    assert (demo.epochs, demo.policies) == (2, ("uniform", "late-first"))
+    assert (shallow.source, shallow.flip, shallow.marks) == ("cifar10", False, (0.5,))
+
+
+def test_the_command_is_recorded_as_typed(studied):
+    command.main(["study", "demo", "--seeds", "3"])
+    assert studied[0][2] == [
+        *("python", "-m", "experiments", "study", "demo", "--seeds", "3")
+    ]
+
+
+@pytest.fixture
+def tuned(monkeypatch):
+    """What would have been searched, instead of searching it."""
+    from experiments.search import tune
+
+    seen = []
+
+    def run(asked, dataset, command):
+        seen.append((asked, dataset, command))
+        return 0
+
+    monkeypatch.setattr(data, "load", lambda source, **_: source)
+    monkeypatch.setattr(tune, "run", run)
+    return seen
+
+
+def test_tune_takes_presets_and_fields_of_the_search_and_of_the_study(tuned):
+    assert command.main(["tune", "--trials", "5", "--epochs", "2"]) == 0
+    assert command.main(["tune", "cifar10-shallow", "--storage", "sqlite:///a.db"]) == 0
+    demo, shallow = (seen[0] for seen in tuned)
+    assert (demo.trials, demo.config.epochs, demo.storage) == (5, 2, None)
+    assert (shallow.config.name, shallow.storage) == (
+        "cifar10-shallow",
+        "sqlite:///a.db",
+    )
+    assert tuned[0][1] == "sample"
+    assert tuned[0][2][2:] == ["experiments", "tune", "--trials", "5", "--epochs", "2"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        (("--trials", "0"), "trials must be at least 1"),
+        (("--rate", "-1"), "rate must be"),
+        (("--numbers", "uniform.rat", "1"), "did you mean uniform.rate between"),
+        (("--stack", "2"), "stack must be 1"),
+    ],
+)
+def test_a_bad_search_is_refused_in_one_line(capsys, tuned, fields, word):
+    assert word in refused(capsys, "tune", *fields)
+    assert tuned == []
+
+
+def test_numbers_are_given_one_after_another(studied):
+    command.main(
+        ["study", "--numbers", "early-first.rate", "0.1", "uniform.rate", "0.05"]
+    )
+    assert studied[0][0].numbers == {"early-first.rate": 0.1, "uniform.rate": 0.05}
+
+
+@pytest.mark.parametrize("name", ["study", "tune"])
+def test_a_file_stands_for_a_preset_and_fields_change_it(
+    studied, tuned, tmp_path, name
+):
+    path = tmp_path / "mine.json"
+    numbers = {"uniform.rate": 0.1, "early-first.rate": 0.1}
+    path.write_text(json.dumps({"model": "vgg5", "seeds": 5, "numbers": numbers}))
+    command.main([name, str(path), "--seeds", "3", "--numbers", "uniform.rate", "0.05"])
+    ((asked, *_),) = studied or tuned
+    read = asked if name == "study" else asked.config
+    assert (read.model, read.seeds) == ("vgg5", 3)
+    assert read.numbers == {"uniform.rate": 0.05, "early-first.rate": 0.1}
+
+
+def test_a_file_that_is_no_configuration_is_refused(capsys, studied, tmp_path):
+    (tmp_path / "mine.json").write_text('{"modle": "vgg5"}')
+    assert "'model'" in refused(capsys, "study", str(tmp_path / "mine.json"))
+    assert "none.json" in refused(capsys, "study", str(tmp_path / "none.json"))
+    assert studied == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        (("--epochs", "0"), "epochs"),
+        (("--numbers", "uniform.rate", "9"), "uniform.rate between 0.002 and 0.2"),
+        (("--policies", "unifrom"), "uniform"),
+        (("--batch-size", "100000"), "batch_size"),
+        (("--rate", "-1"), "rate"),
+        (("--seeds", "0"), "seeds"),
+    ],
+)
+def test_a_bad_configuration_is_refused_in_one_line(capsys, studied, fields, word):
+    assert word in refused(capsys, "study", *fields)
+    assert studied == []
+
+
+def test_an_unknown_preset_is_refused_with_the_known_ones(capsys, studied):
+    line = refused(capsys, "study", "cifar10")
+    assert "'cifar10'" in line
+    assert all(preset in line for preset in config.PRESETS)
+
+
+def test_an_unknown_command_is_refused_with_the_known_ones(capsys):
+    said = refused(capsys, "tunes")
+    assert "study, tune, find, report FOLDER or policies; got tunes" in said
+    assert "got nothing" in refused(capsys)
+
+
+def test_missing_data_is_refused_with_what_data_says(capsys, monkeypatch):
+    def load(source, **_):
+        raise cifar.DataError("one\ntwo\nthree")
+
+    monkeypatch.setattr(data, "load", load)
+    assert command.main(["study"]) == 2
+    assert capsys.readouterr().err == "one\ntwo\nthree\n"
+
+
+def test_data_that_the_trainer_refuses_are_refused(capsys, studied, monkeypatch):
+    def run(*_):
+        raise cifar.DataError("expected 50000 training images")
+
+    monkeypatch.setattr(study, "run", run)
+    assert "50000" in refused(capsys, "study")
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_compiling(
+    capsys, monkeypatch, tmp_path
+):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(trainer, "Trainer", None)  # making one would fail
+    monkeypatch.setattr(compiling, "use_compilation_cache", lambda: None)
+    line = refused(capsys, "study", "--out", str(tmp_path / "file"))
+    assert str(tmp_path / "file") in line
+
+
+def test_a_report_of_no_study_is_refused(capsys, tmp_path):
+    assert "config.json" in refused(capsys, "report", str(tmp_path))
+
+
+def test_a_report_that_cannot_be_written_is_refused(capsys, monkeypatch, tmp_path):
+    def build(recorded):
+        raise PermissionError(13, "Permission denied", str(tmp_path))
+
+    monkeypatch.setattr(records, "read", lambda folder: None)
+    monkeypatch.setattr(report, "build", build)
+    assert "Permission denied" in refused(capsys, "report", str(tmp_path))
+
+
+def test_report_builds_from_records_alone(capsys, tmp_path):
+    written.study(tmp_path, [written.TRAIN, written.END])
+    assert command.main(["report", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'report.html'}\n"
+    assert (tmp_path / "plots" / "uniform.png").exists()
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["rows"][0]["answers"]["accuracy"]["mean"] == 0.5
+
+
+def test_policies_are_listed_with_source_and_expectation(capsys):
+    assert command.main(["policies"]) == 0
+    printed = capsys.readouterr().out
+    for policy in POLICIES.values():
+        numbers = [f"{n.name} {n.value:g}" for n in policy.numbers(1.0)[1:]]
+        texts = (policy.name, policy.summary, policy.expectation, policy.source)
+        for words in (*texts, *numbers):
+            assert words in printed
+
+
+@pytest.mark.parametrize(("number", "status"), [(2, 130), (15, 143)])
+def test_a_signal_while_data_are_read_gives_its_status(monkeypatch, number, status):
+    def load(source, **_):
+        raise signals.Stop(number)
+
+    monkeypatch.setattr(data, "load", load)
+    assert command.main(["study"]) == status
+
+
+def test_help_explains_every_field(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        command.main(["study", "--help"])
+    printed = capsys.readouterr().out
+    assert all(preset in printed for preset in config.PRESETS)
+    for field in config.Config.__dataclass_fields__:
+        assert f"{field.replace('_', '-')}" in printed
+
+
+def test_help_of_tune_explains_the_search_and_the_study(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        command.main(["tune", "--help"])
+    printed = capsys.readouterr().out
+    for flag in ("--trials", "--search-seed", "--storage", "--model", "--numbers"):
+        assert flag in printed
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["study", "--help"], ["tune", "--help"], ["nonsense"]]
+)
+def test_help_and_refusals_need_no_jax(arguments):
+    code = (
+        "import sys\nfrom experiments.__main__ import main\n"
+        f"try: main({arguments})\nexcept SystemExit: pass\n"
+        "sys.exit(bool({'jax', 'matplotlib', 'optuna'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
+    assert done.returncode == 0

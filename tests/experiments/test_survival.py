@@ -1,0 +1,148 @@
+"""Real studies from the command line that are killed, stopped and run out of room."""
+
+import contextlib
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments.analysis import compare
+from experiments.records import records
+
+ROOT = Path(__file__).parents[2]
+TINY = ("--policies", "uniform", "early-first", "--seeds", "1", "--evaluations", "2")
+KILLS = 20
+PATIENCE = 240  # seconds that a loaded machine may take to start
+
+
+@contextlib.contextmanager
+def started(out, *fields):
+    """A small study from the command line, ended whatever becomes of the test."""
+    # A shell's background job ignores interrupts, and so would what it starts.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    command = [sys.executable, "-m", "experiments", "study", *TINY, *fields]
+    with subprocess.Popen(
+        [*command, "--out", str(out)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        signal.signal(signal.SIGINT, inherited)
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def finished(out, *fields):
+    """The same, to its end; what it printed."""
+    with started(out, *fields) as process:
+        printed, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err
+    return printed
+
+
+def metrics(out):
+    """The lines of every run, by its folder."""
+    return {p.parent.name: p.read_bytes() for p in out.glob("demo/*/metrics.jsonl")}
+
+
+def wait_for_progress(process, out):
+    """Until more training is recorded than was, or it has ended."""
+
+    def trained():
+        return sum(lines.count(b'"kind": "train"') for lines in metrics(out).values())
+
+    before, deadline = trained(), time.monotonic() + PATIENCE
+    while process.poll() is None and time.monotonic() < deadline:
+        if trained() > before:
+            return
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_a_study_runs_from_the_command_line_and_is_not_run_twice(tmp_path):
+    printed = finished(tmp_path, "--epochs", "0.5", "--tensorboard")
+    assert "A demonstration, not evidence" in printed
+    recorded = records.read(tmp_path / "demo")
+    for run in compare.runs(recorded.events):
+        assert run.status == "finished"
+        assert run.train
+        assert run.validation
+    assert len(recorded.config["layers"]["names"]) == 5
+    assert len(list((tmp_path / "demo").glob("*/events.out.tfevents.*"))) == 2
+    assert "All 2 runs were done before" in finished(
+        tmp_path, "--epochs", "0.5", "--tensorboard"
+    )
+
+
+@pytest.mark.slow
+def test_a_study_killed_at_any_moment_ends_as_if_it_never_had_been(tmp_path):
+    # So many checkpoints that most kills fall into one.
+    fields = ("--epochs", "6", "--checkpoint-seconds", "0.02")
+    finished(tmp_path / "whole", *fields)
+    rng, kills, returncode = random.Random(0), 0, -9
+    while kills < KILLS or returncode != 0:
+        with started(tmp_path / "cut", *fields) as process:
+            if kills % 5:  # while it trains; every fifth time also while it starts
+                wait_for_progress(process, tmp_path / "cut")
+            if kills < KILLS:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(rng.uniform(0, 0.5 if kills % 5 else 6))
+                process.kill()
+            _, err = process.communicate(timeout=600)
+        returncode = process.returncode
+        assert returncode in (0, -9), err
+        kills += returncode == -9
+    assert kills == KILLS
+    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_leaves_a_checkpoint_and_its_exit_status(tmp_path, name):
+    number = signal.Signals[name]
+    with started(tmp_path, "--epochs", "500") as process:
+        wait_for_progress(process, tmp_path)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 128 + number, err
+    assert "Traceback" not in err
+    assert f"Stopped by {name}; the same command goes on from here." in out
+    (run,) = compare.runs(records.read(tmp_path / "demo").events)
+    assert run.status == "interrupted"
+    steps = [int(p.name) for p in tmp_path.glob("demo/uniform-0/checkpoints/*")]
+    assert max(steps) >= run.step > 0
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 4 MiB, where one can be mounted."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no file system can be mounted here")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_with_a_clear_error_and_loses_no_record(small_disk):
+    fields = ("--epochs", "60", "--checkpoint-seconds", "0.5")
+    with started(small_disk, *fields) as process:
+        out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 2, out
+    assert err.count("\n") == 1, err
+    assert "no space left" in err.lower()
+    assert str(small_disk) in err
+    (run,) = compare.runs(records.read(small_disk / "demo").events)
+    assert run.status == "interrupted"
+    assert run.train
