@@ -218,7 +218,7 @@ class Program:
         gradients, _ = jax.grad(self._loss, has_aux=True)(
             state.params, state.statistics, images, labels
         )
-        updates, _ = self._optimizer.update(
+        updates, _ = self._whole.freeze(self._optimizer).update(
             gradients, self._told(state, tables), state.params
         )
         return optax_llr.measure_layers(
