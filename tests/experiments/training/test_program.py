@@ -97,6 +97,23 @@ def test_a_frozen_layer_does_not_move(program, step, images):
     assert moved == {"conv1", "conv3", "hidden", "head"}
 
 
+def test_a_step_is_measured_as_it_is_about_to_be_taken(images):
+    """Under Adam, whose counts each layer owns, in the second step."""
+    config = dataclasses.replace(CONFIG, optimizer="adamw", decay="ignoring", rate=1e-3)
+    program = programs.Program(config, dataset(config))
+    tables, step = tables_of(program, config=config), step_of(program)
+    before = step(program.initial(jax.random.key(0)), images, tables)
+    measures = jax.jit(program.measure)(before, images, tables, before.params)
+    after = step(before, images, tables)
+
+    def norm(tree):
+        return np.sqrt(optax_llr.layer_sum(program.layers, jnp.square, tree))
+
+    change = jax.tree.map(jnp.subtract, after.params, before.params)
+    expected = norm(change) / norm(before.params)
+    np.testing.assert_allclose(measures.update_ratio, expected, rtol=1e-3)
+
+
 def test_an_epoch_shows_every_image_once_in_an_order_of_its_own(program, step, images):
     tables = tables_of(program)
     orders = {}
