@@ -222,7 +222,9 @@ def test_two_seeds_find_at_once_what_they_find_alone(policies, changes):
     if policies == ("freezeout",):
         assert sum(event["kind"] == "phase" for event in expected[0]) > 1
     stacked = Trainer(dataclasses.replace(config, stack=2), dataset())
-    assert_alike(at_once(stacked, members(policies, seeds=(0, 1))), expected)
+    found = at_once(stacked, members(policies, seeds=(0, 1)))
+    # Layca divides by norms of steps: one loss of 1.2e-5 was seen over these ten.
+    assert_alike(found, expected, rtol=3e-5 if policies == ("layca",) else SAME)
 
 
 @pytest.mark.slow
