@@ -1,14 +1,13 @@
 """What of each parameter is frozen."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ..layers._layers import Layers, as_indices, check_leaf
-from ..layers._paths import PyTree, leaves_by_path
+from ..layers._paths import PyTree, is_array, leaves_by_path
 from ..transforms._product import along_axis_0
 
 Mask = bool | np.ndarray
@@ -24,11 +23,6 @@ def masks_of(layers: Layers, frozen: Sequence[bool], params: PyTree) -> dict[str
             members = as_indices(layers.members[path])
             masks[path] = in_short([frozen[i] for i in members])
     return masks
-
-
-def is_array(leaf: Any) -> bool:
-    """Whether a leaf of a model is an array, and not an activation, say."""
-    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
 
 
 def in_short(slices: Sequence[bool]) -> Mask:

@@ -42,6 +42,11 @@ def _unboxed_leaves(tree: PyTree, boxed: bool = False) -> Iterator[tuple[Any, An
             yield (*keys, *inner[1:]), leaf
 
 
+def is_array(leaf: Any) -> bool:
+    """Whether a leaf of a model is an array, and not an activation, say."""
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+
+
 @functools.cache
 def _is_box_type(kind: type) -> bool:
     """Whether a type boxes an array for Flax, which is not imported for this."""

@@ -70,7 +70,7 @@ def layer_sum(
         check_leaf("layer_sum", layers, path, leaf)
         operands = (leaf, *_same_leaf(path, leaf, others))
         for operand in operands:
-            check_whole("layer_sum", path, operand)
+            check_unsharded("layer_sum", path, operand)
         member = layers.members[path]
         if isinstance(member, int):
             whole.setdefault(member, []).append(operands)
@@ -104,7 +104,7 @@ def _same_leaf(path: str, leaf: Any, others: list[dict[str, Any]]) -> list[Any]:
     return found
 
 
-def check_whole(owner: str, path: str, leaf: Any) -> None:
+def check_unsharded(owner: str, path: str, leaf: Any) -> None:
     """Refuses what is no array, or a part of one, as `shard_map` gives each device."""
     try:
         kind: Any = jax.typeof(leaf)
@@ -171,7 +171,7 @@ def layer_slices(
     parts: dict[int, list[jax.Array]] = {}
     for path, leaf in leaves_by_path(tree).items():
         check_leaf(owner, layers, path, leaf)
-        check_whole(owner, path, leaf)
+        check_unsharded(owner, path, leaf)
         member = layers.members[path]
         leaf = _everywhere(jnp.asarray(leaf))
         slices = leaf if isinstance(member, tuple) else [leaf]

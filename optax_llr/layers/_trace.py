@@ -15,7 +15,7 @@ from jax.extend.core import ClosedJaxpr
 from ._blocks import block_names
 from ._found import Found
 from ._layers import Layers
-from ._paths import PyTree, leaves_by_path
+from ._paths import PyTree, is_array, leaves_by_path
 from ._values import INPUT, Value, Weights
 from ._walk import Walk
 
@@ -92,8 +92,8 @@ def trace_layers(
     leaves, treedef = jax.tree.flatten(params)
     inputs, input_treedef = jax.tree.flatten((args, kwargs))
     paths = list(leaves_by_path(params))
-    of_params = [i for i, leaf in enumerate(leaves) if _is_array(leaf)]
-    of_inputs = [i for i, leaf in enumerate(inputs) if _is_array(leaf)]
+    of_params = [i for i, leaf in enumerate(leaves) if is_array(leaf)]
+    of_inputs = [i for i, leaf in enumerate(inputs) if is_array(leaf)]
 
     def flat(param_arrays: Sequence[Any], input_arrays: Sequence[Any]) -> list[Any]:
         merged = _replaced(leaves, of_params, param_arrays)
@@ -101,7 +101,7 @@ def trace_layers(
             _replaced(inputs, of_inputs, input_arrays)
         )
         outputs = fn(treedef.unflatten(merged), *call_args, **call_kwargs)
-        return [leaf for leaf in jax.tree.leaves(outputs) if _is_array(leaf)]
+        return [leaf for leaf in jax.tree.leaves(outputs) if is_array(leaf)]
 
     shapes = {paths[i]: tuple(leaves[i].shape) for i in of_params}
     if not shapes or not of_inputs:
@@ -146,10 +146,6 @@ def _walked(
 def _parameter(path: str, shape: tuple[int, ...]) -> Weights:
     part = frozenset([(path, None)])
     return Weights(part, rows=np.arange(shape[0]) if shape else None, full=part)
-
-
-def _is_array(leaf: Any) -> bool:
-    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
 
 
 def _replaced(

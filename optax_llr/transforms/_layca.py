@@ -10,7 +10,7 @@ from jax import lax
 from .._checks import wide_dtype
 from ..layers._layers import Layers
 from ..layers._paths import PyTree, leaves_by_path
-from ..layers._sums import check_whole, safe_sqrt
+from ..layers._sums import check_unsharded, safe_sqrt
 from ._multipliers import (
     LayerIds,
     Multipliers,
@@ -101,7 +101,7 @@ def layca(
         check_params(owner, params)
         state = at_this_step(owner, LaycaState, layers, rotation, state)
         for path, leaf in leaves_by_path(updates).items():
-            check_whole(owner, path, leaf)
+            check_unsharded(owner, path, leaf)
         updates = map_leaves(owner, _rotated, layers, state, updates, params)
         return updates, state._replace(count=optax.safe_increment(state.count))
 
