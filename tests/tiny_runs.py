@@ -2,19 +2,44 @@
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from experiments.config.config import Config
 from experiments.data import dataset as data
 from experiments.policies.catalogue import Policy
 
-# Sums are taken in another order; over these ten steps 2.4e-6 was seen.
+# Sums are taken in another order. With a last bit of the initial weights changed at
+# random, losses of ten steps of a smooth net differed by at most 2.4e-7 (480 runs).
 SAME = 1e-5
 
 # Ten steps of twenty images in two epochs; an evaluation each fifth step.
 CONFIG = Config(
     epochs=2, batch_size=20, validation=1_900, evaluations=2, rate=0.05, flip=True
 )
+
+
+class SmoothCNN(nnx.Module):
+    """Stands in for the shallow CNN where two programs must find the same.
+
+    With ReLU and max-pooling a last bit decides which way a gradient goes: one bit of
+    the weights changed a loss of ten steps by up to 5e-3.
+    """
+
+    def __init__(self, num_classes, parts):
+        self.conv1, self.norm1 = parts.conv(3, 8, stride=2), parts.normalise(8)
+        self.conv2, self.norm2 = parts.conv(8, 16, stride=2), parts.normalise(16)
+        self.conv3, self.norm3 = parts.conv(16, 16, stride=2), parts.normalise(16)
+        self.hidden = parts.hidden(256, 32)
+        self.head = parts.dense(32, num_classes)
+
+    def __call__(self, images):
+        x = nnx.gelu(self.norm1(self.conv1(images)))
+        x = nnx.gelu(self.norm2(self.conv2(x)))
+        x = nnx.gelu(self.norm3(self.conv3(x)))
+        x = nnx.gelu(self.hidden(x.reshape(len(x), -1)))
+        return self.head(x).astype(jnp.float32)
 
 
 def dataset(config=CONFIG):

@@ -28,6 +28,8 @@ SCHEDULES = ("uniform", "early-first", "uniform-cosine")
 STACKED = dataclasses.replace(CONFIG, stack=3, policies=SCHEDULES, seeds=1)
 COMMAND = ["python", "-m", "experiments", "study"]
 
+pytestmark = pytest.mark.usefixtures("smooth")
+
 
 @pytest.fixture(scope="module")
 def single():
@@ -223,8 +225,7 @@ def test_two_seeds_find_at_once_what_they_find_alone(policies, changes):
         assert sum(event["kind"] == "phase" for event in expected[0]) > 1
     stacked = Trainer(dataclasses.replace(config, stack=2), dataset())
     found = at_once(stacked, members(policies, seeds=(0, 1)))
-    # Layca divides by norms of steps: one loss of 1.2e-5 was seen over these ten.
-    assert_alike(found, expected, rtol=3e-5 if policies == ("layca",) else SAME)
+    assert_alike(found, expected)
 
 
 @pytest.mark.slow
