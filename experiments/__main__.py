@@ -1,82 +1,70 @@
 """Studies of layer learning rates.
 
 python -m experiments study [PRESET] [--FIELD VALUE …]
-    Train every policy under every seed and report. PRESET is one of
-    demo (the default), cifar10-shallow, cifar10-measured, cifar10-resnet20,
-    or a file ending in .json with fields of a configuration;
-    `study PRESET --help` explains every field and shows its value there.
-
+    Train every policy under every seed and report.
 python -m experiments tune [PRESET] [--trials N] [--FIELD VALUE …]
     Search for the best numbers of every policy, on the validation images;
     write them as a file that `study` takes. The same command goes on, also
     where others are at work on the same search.
-
 python -m experiments find [PRESET] [--horizon K] [--FIELD VALUE …]
     Range test: which multiplier each layer would like best after a short
     warm-up, how sure that is, and how large one may be.
-
 python -m experiments preview POLICY [PRESET] [--FIELD VALUE …]
-    Draw what a policy will do to each layer, without training and without data.
-
+    Draw what a policy will do to each layer, without training.
 python -m experiments report FOLDER [FOLDER …] [--out FOLDER]
     Make plots, tables and report.html of each study again from its records; of
-    several studies a joined.html too, in the first folder or in --out.
-
-python -m experiments policies
+    several studies a joined.html too.
+python -m experiments policies [NAME …]
     What each policy does, where it comes from and what is expected of it.
+
+PRESET is demo (the default), cifar10-shallow, cifar10-measured,
+cifar10-resnet20, or a file ending in .json with fields of a configuration.
+Each command explains itself: `python -m experiments study --help`.
 """
 
 import dataclasses
+import importlib.metadata
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, TypeVar
 
 import tyro
 
 from .config import files
-from .config.config import CONTROLS, PRESETS, Config, validate
+from .config.config import PRESETS, Config
 from .search import find, search
 from .terminal import signals
-
-if TYPE_CHECKING:  # it needs JAX, which takes seconds to import
-    from .data import dataset as data
 
 Asked = TypeVar("Asked", Config, search.Search, find.Find)
 
 REFUSED = 2  # exit status: what was asked for cannot be done
+VERSIONED = ("optax_llr", "jax", "flax", "optax")
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs one command; returns the exit status."""
+    commands: Mapping[str, Callable[[Sequence[str]], int]] = {
+        "study": _study,
+        "tune": _tune,
+        "find": _find,
+        "preview": _preview,
+        "report": _report,
+        "policies": _policies,
+    }
     try:
         match arguments:
-            case ["study", *rest]:
-                return _study(rest)
-            case ["tune", *rest]:
-                return _tune(rest)
-            case ["find", *rest]:
-                return _find(rest)
-            case ["preview", policy, *rest] if not policy.startswith("-"):
-                return _preview(policy, rest)
-            case ["report", *folders, "--out", out] if _are_folders(folders, out):
-                return _report(folders, out)
-            case ["report", *folders] if _are_folders(folders):
-                return _report(folders, folders[0])
-            case ["policies"]:
-                return _policies()
-            case ["-h" | "--help"] | [
-                "preview" | "report" | "policies",
-                "-h" | "--help",
-            ]:
+            case [name, *rest] if name in commands:
+                return commands[name](rest)
+            case ["-h" | "--help"]:
                 print(__doc__)
+                return 0
+            case ["--version"]:
+                print(*(f"{n} {importlib.metadata.version(n)}" for n in VERSIONED))
                 return 0
             case _:
                 got = " ".join(arguments) or "nothing"
-                return _refuse(
-                    "expected preview POLICY, study, tune, find, report FOLDER or "
-                    f"policies; got {got}"
-                )
+                return _refuse(f"expected {', '.join(commands)} or --help; got {got}")
     except signals.Stop as stop:
         return stop.status
     except (ValueError, OSError) as error:  # the latter: of a file or folder
@@ -85,46 +73,49 @@ def main(arguments: Sequence[str]) -> int:
 
 def _study(arguments: Sequence[str]) -> int:
     config = _parse("study", arguments, lambda config: config)
-    validate(config)
-    from . import study
+    from . import runner
     from .training import hosts
 
     if config.distributed:
         hosts.join()
-    dataset = _prepare(config)
+    config, dataset = runner.prepared(config)
     if not hosts.lead():
-        return study.follow(config, dataset)
-    return study.run(config, dataset, _command("study", arguments))
+        return runner.follow(config, dataset)
+    return runner.run(config, dataset, _command("study", arguments))
 
 
 def _tune(arguments: Sequence[str]) -> int:
     asked = _parse("tune", arguments, search.Search)
-    search.validate(asked)
-    dataset = _prepare(asked.config)
+    from . import runner
     from .search import tune
 
+    config, dataset = runner.prepared(asked.config)
+    asked = dataclasses.replace(asked, config=config)
     return tune.run(asked, dataset, _command("tune", arguments))
 
 
 def _find(arguments: Sequence[str]) -> int:
     asked = _parse("find", arguments, find.Find)
-    find.validate(asked)
-    dataset = _prepare(asked.config)
+    from . import runner
     from .search import finding
 
+    _, dataset = runner.prepared(asked.config)
     return finding.run(asked, dataset, _command("find", arguments))
 
 
-def _preview(policy: str, arguments: Sequence[str]) -> int:
-    config = _parse(f"preview {policy}", arguments, lambda config: config)
-    # The controls, which a valid configuration holds; those asked for play no part.
-    control = CONTROLS.get(policy, "uniform")
-    policies = tuple(dict.fromkeys(("uniform", control, policy)))
-    config = dataclasses.replace(config, policies=policies)
-    validate(config)
+def _preview(arguments: Sequence[str]) -> int:
+    """Parses `POLICY [PRESET] [--FIELD VALUE …]`."""
+    match arguments:
+        case [policy, *rest] if not policy.startswith("-"):
+            name = f"preview {policy}"
+        case _:
+            policy, name, rest = "POLICY", "preview POLICY", arguments
+            if not {"-h", "--help"} & {*arguments}:
+                raise ValueError("preview: expected the name of a policy first")
+    config = _parse(name, rest, lambda config: config)
     from . import preview
 
-    return preview.run(policy, config)
+    return preview.run(dataclasses.replace(config, policies=(policy,)))
 
 
 def _parse(
@@ -161,59 +152,73 @@ def _having(asked: Asked, numbers: Mapping[str, float]) -> Asked:
     return dataclasses.replace(asked, config=_having(asked.config, numbers))
 
 
-def _prepare(config: Config) -> "data.Dataset":
-    """Checks what needs JAX to be checked, and reads the data."""
-    from .data import dataset as data
-    from .policies.catalogue import configured
-    from .training import compiling
-
-    configured(config)
-    dataset = data.load(
-        config.source,
-        archive=config.archive,
-        validation=config.validation,
-        train_fraction=config.train_fraction,
-        label_noise=config.label_noise,
-    )
-    signals.check()
-    compiling.use_compilation_cache()
-    return dataset
-
-
 def _command(command: str, arguments: Sequence[str]) -> list[str]:
     return ["python", "-m", "experiments", command, *arguments]
 
 
-def _are_folders(folders: Sequence[str], *others: str) -> bool:
-    named = [*folders, *others]
-    return bool(folders) and not any(name.startswith("-") for name in named)
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Makes plots, tables and report.html of studies again from their records."""
+
+    folders: tyro.conf.Positional[tuple[Path, ...]]
+    """Of studies."""
+    out: Path | None = None
+    """Where the joined report of several studies is made; None for the first folder."""
 
 
-def _report(folders: Sequence[str], out: str) -> int:
+def _report(arguments: Sequence[str]) -> int:
+    asked = _asked(Report, "report", arguments)
     from .records import records
     from .report import report
 
-    if len(folders) == 1 and out != folders[0]:
-        return _refuse("--out is for the joined report of several folders; got one")
-    recorded = [records.read(Path(folder)) for folder in folders]
+    if not asked.folders:
+        raise ValueError("report: expected the folder of a study, or several")
+    if len(asked.folders) == 1 and asked.out is not None:
+        raise ValueError("--out is for the joined report of several folders; got one")
+    recorded = [records.read(folder) for folder in asked.folders]
     for study in recorded:
         print(report.build(study))
     if len(recorded) > 1:
-        print(report.join(recorded, Path(out)))
+        print(report.join(recorded, asked.out or asked.folders[0]))
     return 0
 
 
-def _policies() -> int:
-    from .policies.catalogue import POLICIES
+@dataclasses.dataclass(frozen=True)
+class Policies:
+    """Lists the policies; of those that are named it says all."""
 
-    for policy in POLICIES.values():
-        print(policy.name)
-        print(f"  does      {policy.summary}")
-        print(f"  numbers   {', '.join(['rate', *map(str, policy.numbers(1.0)[1:])])}")
-        print(f"  expected  {policy.expectation}")
-        print(f"  control   {policy.control}")
-        print(f"  source    {policy.source}\n")
+    names: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Of policies, or FILE.py:NAME."""
+
+
+def _policies(arguments: Sequence[str]) -> int:
+    asked = _asked(Policies, "policies", arguments)
+    import rich.console
+    import rich.table
+
+    from .policies.catalogue import POLICIES, named
+
+    console = rich.console.Console(highlight=False, markup=False)
+    if not asked.names:
+        shown = rich.table.Table("policy", "what it does", box=None, pad_edge=False)
+        for policy in POLICIES.values():
+            shown.add_row(policy.name, policy.summary)
+        console.print(shown)
+        console.print("\npython -m experiments policies NAME says all of one.")
+    for policy in map(named, asked.names):
+        told = rich.table.Table("", policy.name, box=None, pad_edge=False)
+        numbers = ", ".join(["rate", *map(str, policy.numbers(1.0)[1:])])
+        told.add_row("does", policy.summary)
+        told.add_row("numbers", numbers)
+        told.add_row("expected", policy.expectation)
+        told.add_row("control", policy.control)
+        told.add_row("source", policy.source)
+        console.print(told)
     return 0
+
+
+def _asked(kind: type[Any], command: str, arguments: Sequence[str]) -> Any:
+    return tyro.cli(kind, args=arguments, prog=f"python -m experiments {command}")
 
 
 def _refuse(reason: object) -> int:

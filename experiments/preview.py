@@ -13,8 +13,9 @@ from matplotlib.axes import Axes
 
 from optax_llr import Layers, Phase
 
-from .config.config import CLASSES, Config
-from .policies.catalogue import configured
+from .config.config import Config
+from .config.own import label
+from .policies.catalogue import Policy, configured
 from .policies.optimizers import rotating, scheduled
 from .report import figures
 from .terminal.evenly import evenly
@@ -35,12 +36,11 @@ class Preview(NamedTuple):
     phases: tuple[Phase, ...]  # by which layers are frozen
 
 
-def run(policy: str, config: Config) -> int:
+def run(config: Config) -> int:
     """Draws what a policy will do, and prints it in short.
 
     Args:
-        policy: its name, one of `config.policies`.
-        config: a valid configuration; no data are read.
+        config: a configuration of one policy; data are read only of one's own.
 
     Returns:
         The exit status, 0.
@@ -50,33 +50,36 @@ def run(policy: str, config: Config) -> int:
             own, or it freezes all layers at once.
         OSError: the figure cannot be written.
     """
+    (policy,) = configured(config).values()
     shown = foresee(policy, config)
-    path = config.out / f"preview-{policy}-{config.model}.png"
+    model = label(config.model)
+    name = f"preview-{policy.name}-{model.replace('.py:', '-')}.png"
+    path = config.out / name
     path.parent.mkdir(parents=True, exist_ok=True)
     draw(shown, path)
     layers, total = len(shown.layers), config.total_steps
-    print(f"{policy} on {config.model}: {layers} layers, {total:,} steps\n")
+    print(f"{policy.name} on {model}: {layers} layers, {total:,} steps\n")
     width, height = shutil.get_terminal_size()
     print(text(shown, width, height, sys.stdout.encoding))
     print(f"\nFigure: {path}")
     return 0
 
 
-def foresee(policy: str, config: Config) -> Preview:
+def foresee(policy: Policy, config: Config) -> Preview:
     """The layers, tables and phases of a run.
 
     Raises:
         ValueError: as for `run`.
     """
-    asked = configured(config)[policy]
-    if asked.layering not in (scheduled, rotating):
+    if policy.layering not in (scheduled, rotating):
         raise ValueError(
-            f"preview: the multipliers of {policy!r} are measured while it trains, and "
-            "not known before; `python -m experiments study --policies uniform "
-            f"{policy} --seeds 1` records and draws them"
+            f"preview: the multipliers of {policy.name!r} are measured while it "
+            "trains, and not known before; `python -m experiments study --policies "
+            f"{policy.name} --seeds 1` records and draws them"
         )
-    layers = abstract(config, CLASSES[config.source]).layers
-    tables = policy_tables(asked, config, layers)
+    sizes = config.sizes
+    layers = abstract(config, sizes.classes, sizes.shape).layers
+    tables = policy_tables(policy, config, layers)
     return Preview(layers, tables, policy_phases(tables, config, layers))
 
 

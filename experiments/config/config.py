@@ -1,99 +1,213 @@
-"""What a study is made of: one frozen dataclass, its presets and its validation."""
+"""What a study is made of: one frozen dataclass that checks itself, and its presets."""
 
 import dataclasses
 import difflib
-import math
+import functools
 import re
-from collections.abc import Iterable
+import textwrap
+import typing
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+
+import pydantic
+from pydantic import AfterValidator, BeforeValidator, Field, Strict
+
+from . import own
+from .own import Own
 
 # fmt: off
-MODELS = {
-    "cnn-shallow": ("none", "batch", "group"),
-    **dict.fromkeys(
-        ("vgg5", "vgg8", "vgg11", "vgg13", "vgg16", "vgg19",
-         "layca-cnn1", "layca-cnn2",
-         "resnet20", "resnet56", "resnet110", "resnet18",
-         "wrn16-4", "wrn28-10", "densenet76"),
-        ("batch", "group", "none"),
-    ),
-    "vit": ("layer",),
-    "vit12": ("layer",),
-    "transformer-rows": ("layer",),
-    "lstm-rows": ("none",),
-}
-# fmt: on
-"""The norms that each model can have, its own first."""
-OPTIMIZERS = ("sgd", "nesterov", "adamw", "lars", "lamb", "muon")
-DECAYS = ("coupled", "following", "ignoring")
-SCHEDULES = ("constant", "piecewise", "triangular", "onecycle", "cosine", "sgdr")
-DTYPES = ("float32", "bfloat16")
-CONTROLS = {
-    "cascade": "uniform-onecycle",
-    "freezeout": "uniform-cosine",
-    "layca-alpha": "layca",
-}
-"""What a policy is compared with that anneals or rotates; the others: with uniform."""
-SCHEDULED = (
-    "uniform",
-    "uniform-onecycle",
-    "uniform-cosine",
-    "early-first",
-    "late-first",
-    "static-decreasing",
-    "static-increasing",
-    "three-stage",
-    "cascade",
-    "discriminative",
-    "unfreeze-top-first",
-    "unfreeze-bottom-first",
-    "freezeout",
+Model = Literal[
+    "cnn-shallow", "vgg5", "vgg8", "vgg11", "vgg13", "vgg16", "vgg19", "layca-cnn1",
+    "layca-cnn2", "resnet20", "resnet56", "resnet110", "resnet18", "wrn16-4",
+    "wrn28-10", "densenet76", "vit", "vit12", "transformer-rows", "lstm-rows",
+]
+Scheduled = Literal[
+    "uniform", "uniform-onecycle", "uniform-cosine", "early-first", "late-first",
+    "static-decreasing", "static-increasing", "three-stage", "cascade",
+    "discriminative", "unfreeze-top-first", "unfreeze-bottom-first", "freezeout",
     "rotation-alpha",
-)
+]
+Measured = Literal[
+    "gradient-norm", "curvature", "hypergradient", "multiplicative-hypergradient",
+    "signal-to-noise", "trust-ratio", "gradient-trust-ratio", "tail-exponent",
+    "learned", "layca", "layca-alpha",
+]
+# fmt: on
+Norm = Literal["own", "batch", "group", "layer", "none"]
+Data = Literal["sample", "cifar10", "cifar100"]
+Optimizer = Literal["sgd", "nesterov", "adamw", "lars", "lamb", "muon"]
+Schedule = Literal["constant", "piecewise", "triangular", "onecycle", "cosine", "sgdr"]
+MODELS: tuple[str, ...] = typing.get_args(Model)
+SCHEDULED: tuple[str, ...] = typing.get_args(Scheduled)
 """Policies that are known before the run."""
-MEASURED = (
-    "gradient-norm",
-    "curvature",
-    "hypergradient",
-    "multiplicative-hypergradient",
-    "signal-to-noise",
-    "trust-ratio",
-    "gradient-trust-ratio",
-    "tail-exponent",
-    "learned",
-    "layca",
-    "layca-alpha",
-)
+MEASURED: tuple[str, ...] = typing.get_args(Measured)
 """Policies whose rates depend on what the layers do."""
 POLICY_NAMES = SCHEDULED + MEASURED
-TRAINING_IMAGES = {"sample": 2_000, "cifar10": 50_000, "cifar100": 50_000}
-"""Training images of each source, before the validation split is cut off."""
-CLASSES = {"sample": 10, "cifar10": 10, "cifar100": 100}
-"""Classes of each source, all with the same number of training images."""
-IMAGE_SIDE = 32
+NORMS = {
+    "cnn-shallow": ("none", "batch", "group"),
+    **dict.fromkeys(("vit", "vit12", "transformer-rows"), ("layer",)),
+    "lstm-rows": ("none",),
+}
+"""The norms that a model can have, its own first."""
+CONVOLUTIONAL = ("batch", "group", "none")
+"""Those of the other models."""
+
+
+class Sizes(NamedTuple):
+    """What a configuration must know of its data."""
+
+    images: int  # to train on, before the validation split is cut off
+    classes: int
+    shape: tuple[int, int, int]  # of an image: height, width, channels
+
+
+SIZES = {
+    "sample": Sizes(2_000, 10, (32, 32, 3)),
+    "cifar10": Sizes(50_000, 10, (32, 32, 3)),
+    "cifar100": Sizes(50_000, 100, (32, 32, 3)),
+}
+"""Of the data sets that are known, with as many training images of each class."""
 TRAIN_LINES = 128
 """Training metrics are fetched from the device about this many times a run."""
 MOST_STEPS = 10_000_000
 PLAIN_NAME = re.compile(r"\w[\w.-]{0,99}")
 """What may become the name of a file or folder: no path, and not too long for one."""
 
+WORDS = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "path_type": "a path",
+    "tuple_type": "a list",
+    "dict_type": "an object of names and values",
+    "too_short": "a list of at least {min_length}",
+    "too_long": "a list of at most {max_length}",
+    "greater_than": "above {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than": "below {lt:g}",
+    "less_than_equal": "at most {le:,.12g}",
+}
+"""What pydantic calls an error → what would have been right."""
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
-@dataclasses.dataclass(frozen=True)
+
+def norms(model: Any) -> tuple[str, ...]:
+    """The norms that a model of ours can have, its own first; of others nothing is."""
+    return () if own.is_own(model) else NORMS.get(model, CONVOLUTIONAL)
+
+
+def _known(*choices: str) -> BeforeValidator:
+    """One of the choices, or an object of one's own."""
+
+    def check(value: Any) -> Any:
+        if not own.is_own(value) and value not in choices:
+            raise ValueError(_unknown(value, choices) + f", or {own.METAVAR}")
+        return value
+
+    return BeforeValidator(check)
+
+
+def _unknown(value: Any, choices: Sequence[str]) -> str:
+    close = difflib.get_close_matches(str(value), choices, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"unknown {value!r}{hint} (known: {', '.join(choices)})"
+
+
+def _distinct(items: tuple[Item, ...]) -> tuple[Item, ...]:
+    if len(set(items)) < len(items):
+        raise ValueError(f"must be all distinct; got {', '.join(map(str, items))}")
+    return items
+
+
+def _plain(name: str) -> str:
+    if not PLAIN_NAME.fullmatch(name):
+        raise ValueError(
+            "must be a plain folder name of up to 100 letters, digits and . _ -; got "
+            f"{name[:200]!r}"
+        )
+    return name
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Several = (Strict(False), AfterValidator(_distinct))
+"""For fields that hold several things: a list does as well, and all are distinct."""
+
+
+def said(error: pydantic.ValidationError, known: Sequence[str] = ()) -> str:
+    """The first of what is wrong, in one line: the field, what it must be, what came.
+
+    Args:
+        error: of one dataclass.
+        known: the names of its fields.
+    """
+    first, *_ = errors = error.errors(include_url=False)
+    if not first["loc"]:  # what several fields together must be
+        return first["msg"].removeprefix("Value error, ")
+    field = str(first["loc"][0])
+    if first["type"] == "unexpected_keyword_argument":
+        return f"field: {_unknown(field, known)}"
+    # One that may be of several kinds has an error for each.
+    ones = [one for one in errors if one["loc"][0] == field]
+    if ours := [one for one in ones if one["type"] == "value_error"]:
+        text = ours[0]["msg"].removeprefix("Value error, ")
+        return f"{field} {text}" if text.startswith("must") else f"{field}: {text}"
+    if first["type"] == "literal_error" and len(ones) == 1:
+        choices = re.findall("'([^']*)'", first.get("ctx", {})["expected"])
+        return f"{field}: {_unknown(first['input'], choices)}"
+    wanted = " or ".join(dict.fromkeys(map(_wanted, ones)))
+    got = textwrap.shorten(str(first["input"]), 80)
+    return f"{field} must be {wanted}; got {got}"
+
+
+def _wanted(error: Mapping[str, Any]) -> str:
+    if (words := WORDS.get(error["type"])) is None:
+        return error["msg"].removeprefix("Input should be ")
+    return words.format(**error.get("ctx", {}))
+
+
+def checked(kind: type[Made]) -> type[Made]:
+    """Has a pydantic dataclass say in one line, as ValueError, what is wrong."""
+    made, known = kind.__init__, [field.name for field in dataclasses.fields(kind)]  # pyright: ignore
+
+    @functools.wraps(made)
+    def __init__(self: Any, *args: Any, **fields: Any) -> None:
+        try:
+            made(self, *args, **fields)
+        except pydantic.ValidationError as error:
+            raise ValueError(said(error, known)) from None
+
+    kind.__init__ = __init__
+    return kind
+
+
+@checked
+@pydantic.dataclasses.dataclass(
+    frozen=True,
+    config=pydantic.ConfigDict(
+        strict=True, extra="forbid", arbitrary_types_allowed=True
+    ),
+)
 class Config:
     """One study: policies × seeds on one model and one data set."""
 
-    name: str = "demo"
+    name: Annotated[str, AfterValidator(_plain)] = "demo"
     """Name of the study and of its folder; a study that was begun there goes on."""
-    model: str = "cnn-shallow"
-    """A plain net: cnn-shallow, vgg5, vgg8, vgg11, vgg13, vgg16, vgg19, layca-cnn1,
-    layca-cnn2; a residual one: resnet20, resnet56, resnet110, resnet18, wrn16-4,
-    wrn28-10; densenet76; vit, vit12; or over rows of pixels: transformer-rows,
-    lstm-rows."""
-    norm: str = "own"
+    model: Annotated[Model | Own, _known(*MODELS)] = "cnn-shallow"
+    """One of ours, or a function (num_classes, rngs) → nnx.Module: images → logits."""
+    norm: Norm = "own"
     """Norm of the model's layers: own (what the model is known with), batch, group or
     none, as far as the model has a choice."""
-    policies: tuple[str, ...] = (
+    policies: Annotated[
+        tuple[Annotated[Scheduled | Measured | Own, _known(*POLICY_NAMES)], ...],
+        Field(min_length=1),
+        *Several,
+    ] = (
         "uniform",
         "early-first",
         "late-first",
@@ -101,90 +215,179 @@ class Config:
         "uniform-cosine",
         "freezeout",
     )
-    """Layer policies to compare; `python -m experiments policies` lists them."""
+    """Layer policies to compare, `python -m experiments policies` lists ours; or a
+    `Policy`, or a function (layers, total_steps) → multipliers. What one is compared
+    with joins by itself."""
     numbers: dict[str, float] = dataclasses.field(default_factory=dict[str, float])
     """Numbers of policies that are not to be as they are listed, such as
     `early-first.first_start 1.2 uniform.rate 0.05`."""
-    seeds: int = 2
-    """Runs of each policy, with seeds 0, 1, …; a seed fixes weights and data order."""
-    epochs: float = 20
+    seeds: (
+        Annotated[int, Field(ge=1, le=1_000)]
+        | Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1_000), *Several]
+    ) = 2
+    """How many runs of each policy, with seeds 0, 1, …; or, of several numbers, those
+    seeds themselves. A seed fixes weights and data order."""
+    epochs: Annotated[float, Field(gt=0, le=MOST_STEPS)] = 20.0
     """Passes over the training images; a fraction is allowed."""
-    batch_size: int = 32
+    batch_size: Annotated[int, Field(ge=1)] = 32
     """Images a step; the incomplete batch at the end of an epoch is left out."""
-    rate: float = 0.02
+    rate: Positive = 0.02
     """Largest global learning rate; the schedule starts from or rises to it."""
-    schedule: str = "piecewise"
-    """Global schedule: constant, piecewise (×0.1 at 50, 75 and 90 % of the run),
-    triangular, onecycle, cosine or sgdr."""
-    optimizer: str = "sgd"
-    """sgd, nesterov, adamw, lars, lamb or muon; the multipliers come behind it."""
-    momentum: float = 0.9
+    schedule: Schedule = "piecewise"
+    """Global schedule; piecewise is ×0.1 at 50, 75 and 90 % of the run."""
+    optimizer: Annotated[Optimizer | Own, _known(*typing.get_args(Optimizer))] = "sgd"
+    """One of Optax's, or a function (learning_rate, momentum, weight_decay) →
+    optax.GradientTransformation; the multipliers come behind it."""
+    momentum: BelowOne = 0.9
     """Momentum; of adamw and lamb the first of their two decay rates. Where muon leaves
     weights to Adam, that keeps 0.9."""
-    weight_decay: float = 5e-4
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5e-4
     """Weight decay."""
-    decay: str = "coupled"
+    decay: Literal["coupled", "following", "ignoring"] = "coupled"
     """How the weights decay: coupled (through the gradient, or for lamb through its
     trust ratio), following (apart from it, times the multipliers of the layers) or
     ignoring (apart from it, the same for every layer)."""
-    label_smoothing: float = 0.0
+    label_smoothing: BelowOne = 0.0
     """Share of each training target that is spread evenly over all classes."""
-    ema: float = 0.0
+    ema: BelowOne = 0.0
     """Decay a step of the moving average of the weights that is evaluated in place of
     the weights; 0 for none."""
-    source: str = "sample"
-    """Data: sample (of CIFAR-10, bundled, 2,000 images to train on), or the whole of
-    cifar10 or cifar100."""
-    archive: Path | None = None
+    data: Annotated[Data | Own, _known(*SIZES)] = "sample"
+    """The bundled sample of CIFAR-10 (2,000 images to train on), the whole of cifar10
+    or cifar100, or a function () → ((images, labels), (images, labels)) to train on and
+    to test on, uint8 (n, height, width, channels) and whole numbers (n,)."""
+    archive: Annotated[Path | None, Strict(False)] = None
     """A downloaded cifar-10-binary.tar.gz, or cifar-100-binary.tar.gz, to read it
     from."""
-    validation: int = 400
+    validation: Annotated[int, Field(ge=1)] = 400
     """Images cut from the training set for validation, the same for every run."""
-    train_fraction: float = 1.0
+    train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the other training images to train on, the same for every run."""
-    label_noise: float = 0.0
+    label_noise: Share = 0.0
     """Share of the training images that get a wrong label, the same for every run;
     labels for validation and test stay true."""
     flip: bool = True
     """Mirror each training image with probability one half."""
-    crop_padding: int = 0
+    crop_padding: Annotated[int, Field(ge=0)] = 0
     """Shift each training image by up to so many pixels, over reflected borders."""
-    cutout: int = 0
+    cutout: Annotated[int, Field(ge=0)] = 0
     """Side in pixels of a square that is blanked at a random place of each training
     image; 0 for none."""
-    dtype: str = "float32"
-    """Arithmetic of the model, float32 or bfloat16; parameters stay float32."""
-    evaluations: int = 40
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of our models; parameters stay float32."""
+    evaluations: Annotated[int, Field(ge=1)] = 40
     """Evaluations on the validation images a run, evenly spread and at the end."""
-    measurements: int = 0
+    measurements: Annotated[int, Field(ge=0)] = 0
     """Times in a run that gradients, updates and rotation of every layer are measured,
     evenly spread from the first step on; 0 for never."""
-    marks: tuple[float, ...] = (0.3, 0.35, 0.4, 0.45)
+    marks: Annotated[
+        tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1), *Several
+    ] = (0.3, 0.35, 0.4, 0.45)
     """Validation accuracies; reported is the step at which a run first reaches each."""
-    shortest_phase: float = 0.04
+    shortest_phase: Annotated[float, Field(gt=0, le=1)] = 0.04
     """Least length, as a share of the run, of a phase in which the same layers are
     frozen. Each phase is compiled; of shorter ones, frozen layers are computed."""
-    checkpoint_seconds: float = 60.0
+    checkpoint_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
     """Seconds of training between two checkpoints."""
-    tensorboard: bool = False
-    """Write TensorBoard event files beside the records."""
-    stack: int | Literal["auto"] = 1
+    logger: Annotated[
+        Literal["none", "tensorboard"] | Own, _known("none", "tensorboard")
+    ] = "none"
+    """Is shown every event, beside the records: tensorboard, or a function (folder,
+    step, layers) → an object with write(event) and close()."""
+    stack: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
     """Runs to train at once in one compiled program; auto tries how many pay here. They
     find what they find alone, up to rounding."""
-    devices: int | Literal["all"] = 1
+    devices: Annotated[int, Field(ge=1)] | Literal["all"] = 1
     """Devices over which each batch is divided, or, with stack, the runs."""
     distributed: bool = False
     """One of several processes, on all their devices; each is given the same command.
     Who they are comes from SLURM, Open MPI, Kubernetes or the TPU pod, or else from
     JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID."""
-    out: Path = Path("runs")
+    out: Annotated[Path, Strict(False)] = Path("runs")
     """Folder in which the folder of the study is made."""
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> "Config":
+        """What no field can know alone; of data of one's own `check_sizes` says it."""
+        for ok, field, wanted in [
+            (
+                self.norm in ("own", *norms(self.model)),
+                "norm",
+                f"{' or '.join(('own', *norms(self.model)))} for this model",
+            ),
+            (
+                self.decay != "coupled" or self.optimizer != "adamw",
+                "decay",
+                "following or ignoring with adamw, which is Adam with its decay apart",
+            ),
+            (
+                self.archive is None or self.data in ("cifar10", "cifar100"),
+                "archive",
+                "absent unless data is cifar10 or cifar100",
+            ),
+            (
+                self.devices in (1, "all") or not self.distributed,
+                "devices",
+                "all, or left out, where several processes train on all of theirs",
+            ),
+            (
+                self.stack == 1 or not self.distributed,
+                "stack",
+                "1 where several processes train one run",
+            ),
+        ]:
+            if not ok:
+                raise ValueError(
+                    f"{field} must be {wanted}; got {getattr(self, field)}"
+                )
+        if not own.is_own(self.data):
+            check_sizes(self)
+        return self
+
+    @property
+    def run_seeds(self) -> tuple[int, ...]:
+        """The seeds of the runs of each policy."""
+        return tuple(range(self.seeds)) if isinstance(self.seeds, int) else self.seeds
+
+    def own_files(self) -> dict[str, Path]:
+        """The files of all that is one's own, by their names.
+
+        Raises:
+            ValueError: two have one name, or an object stands in none.
+        """
+        named = (self.model, self.data, self.optimizer, self.logger)
+        return own.files((*named, *self.policies))
+
+    def record(self) -> dict[str, Any]:
+        """What records hold of it: names in place of objects, and all seeds."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        named = ("model", "data", "optimizer", "logger")
+        return fields | {
+            **{name: own.label(fields[name]) for name in named},
+            "policies": [own.label(policy) for policy in self.policies],
+            "seeds": list(self.run_seeds),
+        }
+
+    @property
+    def sizes(self) -> Sizes:
+        """Those of the data; data of one's own are loaded for it, once.
+
+        Raises:
+            ValueError: they cannot be.
+        """
+        if not own.is_own(self.data):
+            return SIZES[str(self.data)]
+        found = own.arrays(self.data)
+        return Sizes(
+            images=len(found.train_labels),
+            classes=1 + int(max(found.train_labels.max(), found.test_labels.max())),
+            shape=found.train_images.shape[1:],
+        )
 
     @property
     def training_images(self) -> int:
         """Images to train on: the share of what the validation split leaves."""
-        left = TRAINING_IMAGES[self.source] - self.validation
-        return round(self.train_fraction * left)
+        return round(self.train_fraction * (self.sizes.images - self.validation))
 
     @property
     def steps_per_epoch(self) -> int:
@@ -216,13 +419,54 @@ class Config:
         return self.record_every * max(1, round(wanted / self.record_every))
 
 
+def check_sizes(config: Config) -> None:
+    """Refuses what does not go with the sizes of the data.
+
+    Raises:
+        ValueError: in one line, with the field, what it must be, and what came.
+    """
+    (images, classes, shape), left = config.sizes, config.training_images
+    side = min(shape[:2])
+    for ok, field, wanted in [
+        (
+            classes <= config.validation <= images - classes,
+            "validation",
+            f"between {classes} and {images - classes}, as there are {images} training "
+            f"images of {classes} classes",
+        ),
+        (
+            left >= classes,
+            "train_fraction",
+            f"large enough for an image of each of the {classes} classes",
+        ),
+        (
+            config.batch_size <= left,
+            "batch_size",
+            f"between 1 and the {left} training images",
+        ),
+        (
+            config.crop_padding < side,
+            "crop_padding",
+            f"between 0 and {side - 1} pixels",
+        ),
+        (config.cutout <= side, "cutout", f"between 0 and {side} pixels"),
+    ]:
+        if not ok:
+            raise ValueError(f"{field} must be {wanted}; got {getattr(config, field)}")
+    if not 1 <= config.total_steps <= MOST_STEPS:
+        raise ValueError(
+            f"epochs must make 1 to {MOST_STEPS:,} steps, at {config.steps_per_epoch} "
+            f"steps an epoch; got {config.epochs}"
+        )
+
+
 _SHALLOW = Config(
     name="cifar10-shallow",
     policies=SCHEDULED,
     epochs=8,
     batch_size=128,
     rate=0.05,
-    source="cifar10",
+    data="cifar10",
     validation=5_000,
     evaluations=32,
     measurements=20,
@@ -243,7 +487,7 @@ PRESETS = {
         batch_size=128,
         rate=0.1,
         weight_decay=1e-4,
-        source="cifar10",
+        data="cifar10",
         validation=5_000,
         crop_padding=4,
         evaluations=90,
@@ -253,134 +497,3 @@ PRESETS = {
 }
 """`demo` needs two CPU cores and no download; `cifar10-shallow` and `cifar10-measured`
 the whole set; `cifar10-resnet20` an accelerator as well."""
-
-
-def validate(config: Config) -> None:
-    """Refuses a configuration that cannot be run, before anything is compiled.
-
-    Raises:
-        ValueError: in one line, with the field, what it must be, and what came.
-    """
-    _choose("model", config.model, MODELS)
-    _choose("source", config.source, TRAINING_IMAGES)
-    _choose("norm", config.norm, ("own", *MODELS[config.model]))
-    _choose("schedule", config.schedule, SCHEDULES)
-    _choose("optimizer", config.optimizer, OPTIMIZERS)
-    _choose("decay", config.decay, DECAYS)
-    _choose("dtype", config.dtype, DTYPES)
-    for policy in config.policies:
-        _choose("policies", policy, POLICY_NAMES)
-        if (control := CONTROLS.get(policy, "uniform")) not in config.policies:
-            raise ValueError(
-                f"policies must hold {control!r}, which {policy!r} is compared with; "
-                f"got {', '.join(config.policies)}"
-            )
-    if not 0 < config.train_fraction <= 1:
-        raise ValueError(
-            f"train_fraction must be above 0 and at most 1; got {config.train_fraction}"
-        )
-    available, classes = TRAINING_IMAGES[config.source], CLASSES[config.source]
-    # A comparison with NaN is false, so NaN is refused wherever a bound is asked for.
-    for ok, field, wanted in [
-        (
-            PLAIN_NAME.fullmatch(config.name),
-            "name",
-            "a plain folder name of up to 100 letters, digits and . _ -",
-        ),
-        (config.policies, "policies", "at least one"),
-        (len(set(config.policies)) == len(config.policies), "policies", "all distinct"),
-        (1 <= config.seeds <= 1_000, "seeds", "between 1 and 1,000"),
-        (
-            0 < config.epochs <= MOST_STEPS,
-            "epochs",
-            f"above 0 and at most {MOST_STEPS:,}",
-        ),
-        (0 < config.rate < math.inf, "rate", "a finite number above 0"),
-        (0 <= config.momentum < 1, "momentum", "in [0, 1)"),
-        (0 <= config.weight_decay < math.inf, "weight_decay", "finite, 0 or more"),
-        (
-            config.decay != "coupled" or config.optimizer != "adamw",
-            "decay",
-            "following or ignoring with adamw, which is Adam with its decay apart",
-        ),
-        (0 <= config.label_smoothing < 1, "label_smoothing", "in [0, 1)"),
-        (0 <= config.ema < 1, "ema", "in [0, 1)"),
-        (
-            config.archive is None or config.source != "sample",
-            "archive",
-            "absent where source is 'sample', which is bundled",
-        ),
-        (
-            classes <= config.validation <= available - classes,
-            "validation",
-            f"between {classes} and {available - classes}, as {config.source} has "
-            f"{available} training images of {classes} classes",
-        ),
-        (
-            config.training_images >= classes,
-            "train_fraction",
-            f"large enough for an image of each of the {classes} classes",
-        ),
-        (0 <= config.label_noise <= 1, "label_noise", "in [0, 1]"),
-        (
-            1 <= config.batch_size <= config.training_images,
-            "batch_size",
-            f"between 1 and the {config.training_images} training images",
-        ),
-        (
-            0 <= config.crop_padding < IMAGE_SIDE,
-            "crop_padding",
-            f"between 0 and {IMAGE_SIDE - 1} pixels",
-        ),
-        (
-            0 <= config.cutout <= IMAGE_SIDE,
-            "cutout",
-            f"between 0 and {IMAGE_SIDE} pixels",
-        ),
-        (config.evaluations >= 1, "evaluations", "at least 1"),
-        (config.measurements >= 0, "measurements", "0 or more"),
-        (config.stack == "auto" or config.stack >= 1, "stack", "at least 1, or auto"),
-        (
-            config.devices == "all" or config.devices >= 1,
-            "devices",
-            "at least 1, or all",
-        ),
-        (
-            config.devices in (1, "all") or not config.distributed,
-            "devices",
-            "all, or left out, where several processes train on all of theirs",
-        ),
-        (
-            config.stack == 1 or not config.distributed,
-            "stack",
-            "1 where several processes train one run",
-        ),
-        (0 < config.shortest_phase <= 1, "shortest_phase", "above 0 and at most 1"),
-        (
-            0 <= config.checkpoint_seconds < math.inf,
-            "checkpoint_seconds",
-            "finite, 0 or more",
-        ),
-        (
-            config.marks and all(0 < mark < 1 for mark in config.marks),
-            "marks",
-            "accuracies inside (0, 1), at least one",
-        ),
-        (len(set(config.marks)) == len(config.marks), "marks", "all distinct"),
-    ]:
-        if not ok:
-            raise ValueError(f"{field} must be {wanted}; got {getattr(config, field)}")
-    if not 1 <= config.total_steps <= MOST_STEPS:
-        raise ValueError(
-            f"epochs must make 1 to {MOST_STEPS:,} steps, at {config.steps_per_epoch} "
-            f"steps an epoch; got {config.epochs}"
-        )
-
-
-def _choose(field: str, value: str, choices: Iterable[str]) -> None:
-    """Refuses a value that is none of the choices, with the nearest one."""
-    if value in (known := list(choices)):
-        return
-    close = difflib.get_close_matches(value, known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise ValueError(f"{field}: unknown {value!r}{hint} (known: {', '.join(known)})")

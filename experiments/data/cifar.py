@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..config.config import IMAGE_SIDE as SIDE
-from ..config.config import TRAINING_IMAGES
+from ..config.config import SIZES
 from . import cache
 
 TEST_IMAGES = 10_000
+SIDE = 32  # of an image, in pixels
 PIXELS = 3 * SIDE * SIDE  # bytes of an image in an archive: red, then green, then blue
 
 logger = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ class Split:
     """Images with their labels."""
 
     images: np.ndarray
-    """Pixels, uint8, (n, 32, 32, 3)."""
+    """Pixels, uint8, (n, height, width, channels)."""
     labels: np.ndarray
     """Positions in the classes, int32, (n,)."""
 
@@ -274,7 +274,7 @@ def _parse(variant: Variant, contents: dict[str, bytes]) -> Published:
         )
 
     return Published(
-        split(variant.train_files, TRAINING_IMAGES[variant.name]),
+        split(variant.train_files, SIZES[variant.name].images),
         split([variant.test_file], TEST_IMAGES),
     )
 

@@ -1,12 +1,14 @@
-"""What a study trains on: CIFAR or its bundled sample, divided, noisy if asked for."""
+"""What a study trains on: CIFAR, its bundled sample or a set of one's own, divided."""
 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from ..config import own
 from .cifar import CIFAR10, SIDE, VARIANTS, DataError, Published, Split, read_cifar
 
 # One cut and one noise for every study: never change them.
@@ -41,19 +43,20 @@ class Dataset:
 
 
 def load(
-    source: str,
+    data: Any,
     *,
     archive: Path | None = None,
     validation: int,
     train_fraction: float = 1.0,
     label_noise: float = 0.0,
 ) -> Dataset:
-    """Loads CIFAR-10, CIFAR-100 or the bundled sample, and divides it.
+    """Loads CIFAR-10, CIFAR-100, the bundled sample or one's own set, and divides it.
 
     Args:
-        source: "sample" (2,000 training and 500 test images of CIFAR-10 that come with
+        data: "sample" (2,000 training and 500 test images of CIFAR-10 that come with
             the project), or "cifar10" or "cifar100" (all 60,000, prepared by TFDS under
-            `TFDS_DATA_DIR` or `~/tensorflow_datasets`; of CIFAR-100 the fine labels).
+            `TFDS_DATA_DIR` or `~/tensorflow_datasets`; of CIFAR-100 the fine labels);
+            or a function, or FILE.py:NAME, that returns arrays as `own.arrays` has it.
         archive: a downloaded `cifar-10-binary.tar.gz` or `cifar-100-binary.tar.gz` to
             read instead of TFDS.
         validation: how many training images to set aside, the same number of each
@@ -66,29 +69,57 @@ def load(
 
     Raises:
         DataError: the data are missing or damaged; the message says what to do.
-        ValueError: an unknown source, or a part that cannot be had.
+        ValueError: an unknown set, or a part that cannot be had.
     """
-    if source not in (known := ("sample", *VARIANTS)):
-        raise ValueError(f"source: expected one of {', '.join(known)}, got {source!r}.")
-    if source == "sample" and archive is not None:
-        raise ValueError(
-            f"archive: expected none with the source 'sample', got {archive}; "
-            "leave it out, or take the source that it holds."
-        )
-    variant = VARIANTS.get(source, CIFAR10)
-    published = read_sample() if source == "sample" else read_cifar(variant, archive)
-    classes = len(variant.classes)
-    train, held_out = cut(published.train.labels, classes, validation, train_fraction)
+    published, classes, mean, std = _published(data, archive)
+    count = len(classes)
+    train, held_out = cut(published.train.labels, count, validation, train_fraction)
     trained = published.train.take(train)
     return Dataset(
-        name=source,
-        train=Split(trained.images, disturb(trained.labels, classes, label_noise)),
+        name=own.label(data),
+        train=Split(trained.images, disturb(trained.labels, count, label_noise)),
         validation=published.train.take(held_out),
         test=published.test,
-        classes=variant.classes,
-        mean=variant.mean,
-        std=variant.std,
+        classes=classes,
+        mean=mean,
+        std=std,
         checksum=published.checksum,
+    )
+
+
+def _published(
+    data: Any, archive: Path | None
+) -> tuple[Published, tuple[str, ...], np.ndarray, np.ndarray]:
+    """A whole data set, its classes, and mean and deviation of its channels."""
+    if own.is_own(data):
+        return _own(own.arrays(data))
+    if data == "sample":
+        return read_sample(), CIFAR10.classes, CIFAR10.mean, CIFAR10.std
+    if data not in VARIANTS:
+        known = ("sample", *VARIANTS)
+        raise ValueError(f"data: expected one of {', '.join(known)}, got {data!r}.")
+    variant = VARIANTS[data]
+    published = read_cifar(variant, archive)
+    return published, variant.classes, variant.mean, variant.std
+
+
+def _own(
+    found: own.Arrays,
+) -> tuple[Published, tuple[str, ...], np.ndarray, np.ndarray]:
+    train = Split(found.train_images, found.train_labels.astype(np.int32))
+    test = Split(found.test_images, found.test_labels.astype(np.int32))
+    count = 1 + int(max(train.labels.max(), test.labels.max()))
+    # In whole numbers, as float32 cannot add up so many pixels.
+    pixels = train.images.reshape(-1, train.images.shape[-1])
+    sums = pixels.sum(0, dtype=np.int64)
+    squares = np.square(pixels, dtype=np.uint16).sum(0, dtype=np.int64)
+    mean = sums / len(pixels)
+    std = np.sqrt(np.maximum(squares / len(pixels) - mean**2, 1.0))  # never 0
+    return (
+        Published(train, test),
+        tuple(map(str, range(count))),
+        (mean / 255).astype(np.float32),
+        (std / 255).astype(np.float32),
     )
 
 

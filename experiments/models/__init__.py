@@ -17,12 +17,14 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from ..config.config import MODELS
+from ..config import own
+from ..config.config import MODELS, norms
 from .densenet import DenseNet
 from .layca import CNN1, CNN2
 from .parts import Parts
@@ -51,16 +53,17 @@ _BUILD: dict[str, Callable[[int, Parts], nnx.Module]] = {
 
 
 def make(
-    name: str,
+    model: Any,
     num_classes: int,
     rngs: nnx.Rngs,
     dtype: DTypeLike = jnp.float32,
     norm: str = "own",
 ) -> nnx.Module:
-    """Makes a model by its name in `MODELS`.
+    """Makes a model by its name in `MODELS`, or one of one's own.
 
     Args:
-        name: see above.
+        model: see above; or a function (num_classes, rngs) → nnx.Module, or
+            FILE.py:NAME, of which neither dtype nor norm are asked.
         num_classes: how many logits an image gets.
         rngs: where the initial weights are drawn from.
         dtype: of the arithmetic; parameters and logits are float32 in any case.
@@ -68,18 +71,26 @@ def make(
             "own", the one that it is known with.
 
     Returns:
-        A module: normalised images (n, 32, 32, 3) → logits (n, num_classes). All its
-        variables but the parameters are batch statistics.
+        A module: normalised images (n, height, width, channels) → logits (n,
+        num_classes). All its variables but the parameters are batch statistics.
 
     Raises:
-        ValueError: for a name that is no model, or a norm that the model cannot have.
+        ValueError: for a name that is no model, a norm that the model cannot have, or
+            one's own that is no module.
     """
-    if name not in MODELS:
-        raise ValueError(f"model: expected one of {', '.join(MODELS)}; got {name!r}")
-    norms = MODELS[name]
-    if norm not in ("own", *norms):
+    if own.is_own(model):
+        made = own.resolve(model)(num_classes, rngs)
+        if not isinstance(made, nnx.Module):
+            raise ValueError(
+                f"model: {own.label(model)} must return a flax.nnx.Module; got "
+                f"{type(made).__name__}"
+            )
+        return made
+    if model not in MODELS:
+        raise ValueError(f"model: expected one of {', '.join(MODELS)}; got {model!r}")
+    if norm not in ("own", *(known := norms(model))):
         raise ValueError(
-            f"norm: expected own or one of {', '.join(norms)} for {name}; got {norm!r}"
+            f"norm: expected own or one of {', '.join(known)} for {model}; got {norm!r}"
         )
-    parts = Parts(rngs, dtype, norms[0] if norm == "own" else norm)
-    return _BUILD[name](num_classes, parts)
+    parts = Parts(rngs, dtype, known[0] if norm == "own" else norm)
+    return _BUILD[model](num_classes, parts)

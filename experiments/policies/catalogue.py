@@ -17,7 +17,7 @@ divided by the mean over the layers, and lie between 0.1 and 10.
 import dataclasses
 import difflib
 from collections.abc import Callable, Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -26,7 +26,8 @@ import optax
 import optax_llr
 from optax_llr import Layers, Rule, contrib, rules
 
-from ..config.config import CONTROLS, Config
+from ..config import own
+from ..config.config import PLAIN_NAME, Config
 from .optimizers import Layering, measuring, rotating, scheduled
 
 THREAD = (
@@ -93,12 +94,15 @@ class Policy:
     """How the rates of the layers are to differ, and what should come of it."""
 
     name: str
-    summary: str
+    summary: str = ""
     """What it does, in a line."""
-    expectation: str
+    expectation: str = ""
     """What should come of it, and why; written before any run."""
-    source: str
+    source: str = ""
     """Whose idea it is."""
+    control: str = "uniform"
+    """The policy of ours that it is compared with, seed by seed; of uniform, uniform.
+    For one that anneals or rotates, the one that does so most alike."""
     expects: Expects = ANYTHING
     """The expectation in two words, read off its sentence."""
     multipliers: Callable[[Layers, int], Multipliers] = _uniform
@@ -109,11 +113,6 @@ class Policy:
     """How the rates of the layers come about, where not by the multipliers alone."""
     rate: float | None = None
     """The largest global rate; None for that of the study."""
-
-    @property
-    def control(self) -> str:
-        """The policy that it is compared with, seed by seed; of uniform, uniform."""
-        return CONTROLS.get(self.name, "uniform")
 
     def numbers(self, rate: float) -> tuple[Number, ...]:
         """What it can be tuned by, in a study of this global rate."""
@@ -142,18 +141,18 @@ class Policy:
 def configured(config: Config) -> dict[str, Policy]:
     """The policies of a study by name, with the numbers that it sets.
 
-    Args:
-        config: a valid configuration, but for its numbers, which are checked here.
-
     Raises:
-        ValueError: a number is no policy's, or out of its range.
+        ValueError: a number is no policy's, or out of its range; or there are two
+            policies of one name, or one of one's own is none.
     """
+    asked = [named(value) for value in config.policies]
+    every = POLICIES | {policy.name: policy for policy in asked}
     known = {
         f"{policy.name}.{number.name}": number
-        for policy in POLICIES.values()
+        for policy in every.values()
         for number in policy.numbers(config.rate)
     }
-    values: dict[str, dict[str, float]] = {name: {} for name in POLICIES}
+    values: dict[str, dict[str, float]] = {name: {} for name in every}
     for key, value in config.numbers.items():
         if key not in known:
             nearest = difflib.get_close_matches(key, known, n=1)
@@ -167,7 +166,59 @@ def configured(config: Config) -> dict[str, Policy]:
         if value != known[key].value:
             policy, number = key.split(".")
             values[policy][number] = value
-    return {name: POLICIES[name].having(values[name]) for name in config.policies}
+    found: dict[str, Policy] = {}
+    for policy in asked:
+        if policy.name in found or POLICIES.get(policy.name, policy) is not policy:
+            raise ValueError(
+                f"policies: two are called {policy.name!r}; give the one of your own "
+                "another name"
+            )
+        found[policy.name] = policy.having(values[policy.name])
+    return found
+
+
+def named(value: Any) -> Policy:
+    """A policy by its name, or one of one's own.
+
+    Args:
+        value: a name in `POLICIES`; a `Policy`; a function (layers, total_steps) →
+            multipliers; or FILE.py:NAME of the latter two.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if not own.is_own(value):
+        return POLICIES[value]
+    found = own.resolve(value)
+    if not isinstance(found, Policy) and callable(found):
+        summary = (getattr(found, "__doc__", None) or "").strip().partition("\n")[0]
+        name = getattr(found, "__name__", "")
+        make = cast(Callable[..., Multipliers], found)
+        found = Policy(name, summary, source=own.label(value), multipliers=make)
+    if not isinstance(found, Policy) or not PLAIN_NAME.fullmatch(found.name):
+        raise ValueError(
+            "policies: expected a Policy with a plain name, or a function (layers, "
+            f"total_steps) → multipliers; got {found!r:.200}"
+        )
+    return found
+
+
+def with_controls(config: Config) -> tuple[Config, list[str]]:
+    """The configuration with the policies that its own are compared with.
+
+    Returns:
+        That, and the names of those that joined.
+    """
+    names = dict.fromkeys(policy.name for policy in map(named, config.policies))
+    policies, joined = list(config.policies), list[str]()
+    for value in policies:  # which grows
+        if (control := named(value).control) not in names:
+            names[control] = None
+            policies.append(control)
+            joined.append(control)
+    # Controls first, as a study that is cut short has them then.
+    ordered = (*reversed(policies[len(config.policies) :]), *config.policies)
+    return dataclasses.replace(config, policies=ordered), joined
 
 
 def _ranged(key: str, known: Mapping[str, Number]) -> str:
@@ -411,6 +462,7 @@ POLICIES = {
             "(first layer) to 60 % (last layer), all ending together.",
             expectation="Slow at first, since every layer warms up, and as good as "
             "uniform or better at the end, as a one-cycle often is.",
+            control="uniform-onecycle",
             source=THREAD,
             multipliers=Numbered(
                 _cascade,
@@ -463,6 +515,7 @@ POLICIES = {
             expectation="As good as uniform or slightly worse, in less time: the "
             "gradients of frozen layers are not computed.",
             expects=Expects("same", "open"),
+            control="uniform-cosine",
             source="Brock et al., FreezeOut, arXiv:1706.04983",
             multipliers=Numbered(
                 _freezeout,
@@ -585,6 +638,7 @@ POLICIES = {
             expectation="Clearly worse than layca: layers that turn at unequal rates "
             "are what its source finds harmful (by 1 to 5 points for this α).",
             expects=Expects("lower", "open"),
+            control="layca",
             source="Carbonnelle and De Vleeschouwer, arXiv:1806.01603",
             multipliers=_ALPHA,
             layering=rotating,

@@ -51,6 +51,7 @@ from optax.contrib import MuonDimensionNumbers
 import optax_llr
 from optax_llr import AdaptLayersState, Layers, Rule
 
+from ..config import own
 from ..config.config import Config
 
 Chain = optax.GradientTransformationExtraArgs
@@ -118,14 +119,19 @@ def optimizer(config: Config, layers: Layers, layering: Layering = scheduled) ->
     The global rate and the multipliers are hyperparameters in the state, by the names
     `rate` and `multipliers`, set anew at each step.
     """
-    inner = {
+    ours = {
         "sgd": _sgd,
         "nesterov": _nesterov,
         "adamw": _adamw,
         "lars": _lars,
         "lamb": _lamb,
         "muon": functools.partial(_muon, layers),
-    }[config.optimizer]
+    }
+    inner = (
+        _own(config.optimizer)
+        if own.is_own(config.optimizer)
+        else ours[str(config.optimizer)]
+    )
     coupled = config.weight_decay if config.decay == "coupled" else 0.0
 
     def make(rate: Any) -> Chain:
@@ -148,6 +154,22 @@ def optimizer(config: Config, layers: Layers, layering: Layering = scheduled) ->
                 return layering(make, told, config, layers)
 
     return optax.inject_hyperparams(chain)(rate=0.0, multipliers=np.ones(len(layers)))
+
+
+def _own(value: Any) -> Callable[..., Chain]:
+    """An optimizer of the user's."""
+    make = own.resolve(value)
+
+    def checked(rate: Any, momentum: float, coupled: float) -> Chain:
+        found = make(rate, momentum, coupled)
+        if not isinstance(found, optax.GradientTransformation):
+            raise ValueError(
+                f"optimizer: {own.label(value)} must return an "
+                f"optax.GradientTransformation; got {type(found).__name__}"
+            )
+        return optax.with_extra_args_support(found)
+
+    return checked
 
 
 def _sgd(rate: jax.Array, momentum: float, coupled: float) -> Chain:

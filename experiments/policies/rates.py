@@ -1,10 +1,11 @@
 """Global learning-rate schedules, by name, all from Optax."""
 
 import itertools
+import typing
 
 import optax
 
-from ..config.config import SCHEDULES
+from ..config.config import Schedule
 
 DROPS = (0.5, 0.75, 0.9)
 """Where `piecewise` multiplies the rate by 0.1, as fractions of the run."""
@@ -26,7 +27,7 @@ def global_rate(name: str, peak: float, total_steps: int) -> optax.Schedule:
     - sgdr: three cosines from the peak to 0, each twice as long as the one before.
 
     Args:
-        name: one of `SCHEDULES`.
+        name: one of `Schedule`.
         peak: the highest rate.
         total_steps: the length of the run, in steps.
 
@@ -56,9 +57,8 @@ def global_rate(name: str, peak: float, total_steps: int) -> optax.Schedule:
         case "sgdr":
             return _warm_restarts(peak, total_steps)
         case _:
-            raise ValueError(
-                f"schedule: expected one of {', '.join(SCHEDULES)}; got {name!r}"
-            )
+            known = ", ".join(typing.get_args(Schedule))
+            raise ValueError(f"schedule: expected one of {known}; got {name!r}")
 
 
 def _triangular(peak: float, total_steps: int) -> optax.Schedule:

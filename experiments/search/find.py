@@ -2,14 +2,17 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Annotated, Any
 
+import pydantic
 import tyro
+from pydantic import Field
 
-from ..config import config as configuration
-from ..config.config import Config
+from ..config.config import Config, checked
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
+@pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(strict=True))
 class Find:
     """One range test: a multiplier for each layer in turn, from one state of training.
 
@@ -19,44 +22,37 @@ class Find:
 
     config: tyro.conf.OmitArgPrefixes[Config]
     """What is trained."""
-    warmup: int = 100
+    warmup: Annotated[int, Field(ge=0)] = 100
     """Steps with multiplier 1 for all layers before the test; with seed 0."""
-    horizon: int = 20
+    horizon: Annotated[int, Field(ge=1)] = 20
     """Steps with each multiplier, after which the loss is looked at."""
-    repeats: int = 5
+    repeats: Annotated[int, Field(ge=1)] = 5
     """Times that all is tried from the same state, each with other batches."""
-    points_per_decade: int = 2
+    points_per_decade: Annotated[int, Field(ge=1)] = 2
     """Multipliers to try between a power of ten and the next, from 0.01 to 100."""
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> "Find":
+        steps = self.config.total_steps
+        if self.warmup + self.horizon > steps:
+            raise ValueError(
+                f"warmup + horizon must be at most the {steps} steps of a run; got "
+                f"{self.warmup} + {self.horizon}"
+            )
+        if self.config.devices != 1 or self.config.distributed:
+            raise ValueError(
+                "devices must be 1 for a range test, and distributed absent; got "
+                f"{self.config.devices}"
+                f"{', distributed' if self.config.distributed else ''}"
+            )
+        return self
+
+    def record(self) -> dict[str, Any]:
+        """What records hold of it."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return fields | {"config": self.config.record()}
 
     @property
     def folder(self) -> Path:
         """Where the test leaves what it found."""
         return self.config.out / f"{self.config.name}.find"
-
-
-def validate(asked: Find) -> None:
-    """Refuses a range test that cannot be made, before anything is compiled.
-
-    Raises:
-        ValueError: in one line, with the field, what it must be, and what came.
-    """
-    config = asked.config
-    configuration.validate(config)
-    for field, least in (
-        ("warmup", 0),
-        ("horizon", 1),
-        ("repeats", 1),
-        ("points_per_decade", 1),
-    ):
-        if (value := getattr(asked, field)) < least:
-            raise ValueError(f"{field} must be {least} or more; got {value}")
-    if asked.warmup + asked.horizon > config.total_steps:
-        raise ValueError(
-            f"warmup + horizon must be at most the {config.total_steps} steps of a "
-            f"run; got {asked.warmup} + {asked.horizon}"
-        )
-    if config.devices != 1 or config.distributed:
-        raise ValueError(
-            "devices must be 1 for a range test, and distributed absent; "
-            f"got {config.devices}{', distributed' if config.distributed else ''}"
-        )

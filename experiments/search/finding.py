@@ -1,6 +1,5 @@
 """A range test of a model's layers: made, checked, and left behind as records."""
 
-import dataclasses
 import time
 from collections.abc import Sequence
 
@@ -16,6 +15,7 @@ import optax_llr
 from optax_llr.contrib import RangeTest
 
 from ..analysis import significance
+from ..config.own import label
 from ..data.dataset import Dataset
 from ..records import run_directory
 from ..records.environment import environment
@@ -77,8 +77,8 @@ def _find(
     probe = Probe(asked, dataset)
     points = 2 * DECADES * asked.points_per_decade + 1
     console.print(
-        f"{config.name}: {config.model} with {len(probe.layers)} layers on "
-        f"{config.source}, {points} multipliers × {asked.repeats} repeats of "
+        f"{config.name}: {label(config.model)} with {len(probe.layers)} layers on "
+        f"{label(config.data)}, {points} multipliers × {asked.repeats} repeats of "
         f"{asked.horizon} steps, after {asked.warmup}"
     )
     test = optax_llr.contrib.layer_range_test(
@@ -95,7 +95,7 @@ def _find(
     write_json(
         folder / "range_test.json",
         {
-            "config": dataclasses.asdict(asked),
+            "config": asked.record(),
             "environment": session,
             "seconds": seconds,
             "layers": test.layers.names,

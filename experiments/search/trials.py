@@ -18,7 +18,7 @@ from ..terminal.progress import Progress
 from ..training.running import Forgetful
 from .search import Search
 
-SEED = 1_000
+SEED = 2**31
 """Of all trials; those of studies are below it."""
 WARMUP = 0.3
 """Share of a run before it may be pruned: `onecycle` warms up for as long."""

@@ -85,7 +85,7 @@ def _begin(
     search: Search, session: Mapping[str, Any], say: Callable[[str], None]
 ) -> list[PolicySearch]:
     """The searches of all policies; refuses those that were begun otherwise."""
-    asked = dataclasses.asdict(search.config)
+    asked = search.config.record()
     asked = {field: asked[field] for field in asked if field not in ELSEWHERE}
     asked |= {"search_seed": search.search_seed, "data": session["data_checksum"]}
     storage, searches = _storage(search), list[PolicySearch]()

@@ -20,7 +20,8 @@ from jax.sharding import Sharding
 import optax_llr
 from optax_llr import LayerMeasures, Layers, Phase
 
-from ..config.config import IMAGE_SIDE, Config
+from ..config import own
+from ..config.config import Config
 from ..data.augment import augment, normalise
 from ..data.dataset import Dataset
 from ..models import make
@@ -64,7 +65,7 @@ class Tables(NamedTuple):
 class Images(NamedTuple):
     """Images and labels on the device; a label of −1 marks an image that fills up."""
 
-    images: jax.Array  # shape=(n, 32, 32, 3), dtype=jnp.uint8
+    images: jax.Array  # shape=(n, height, width, channels), dtype=jnp.uint8
     labels: jax.Array  # shape=(n,), dtype=jnp.int32
 
 
@@ -83,19 +84,46 @@ class Abstract(NamedTuple):
     layers: Layers
 
 
-def abstract(config: Config, classes: int) -> Abstract:
-    """The model of a configuration, and its layers, read off what it computes."""
+def abstract(config: Config, classes: int, shape: tuple[int, ...]) -> Abstract:
+    """The model of a configuration, and its layers, read off what it computes.
+
+    Args:
+        config: a valid one.
+        classes: how many logits an image gets.
+        shape: of an image: (height, width, channels).
+
+    Raises:
+        ValueError: the model does not take such images, or answers otherwise.
+    """
     model = nnx.eval_shape(lambda: _make(config, classes, jax.random.key(0)))
     training, params, statistics = nnx.split(model, nnx.Param, ...)
     model.eval()
     inference = nnx.graphdef(model)
-    images = jax.ShapeDtypeStruct(
-        (config.batch_size, IMAGE_SIDE, IMAGE_SIDE, 3), jnp.dtype(config.dtype)
-    )
+    images = jax.ShapeDtypeStruct((config.batch_size, *shape), jnp.dtype(config.dtype))
+    _check_logits(config, classes, images, inference, params, statistics)
     layers = optax_llr.trace_layers(
         functools.partial(infer, inference), params, statistics, images
     )
     return Abstract(training, inference, layers)
+
+
+def _check_logits(
+    config: Config, classes: int, images: jax.ShapeDtypeStruct, *model: Any
+) -> None:
+    name, wanted = own.label(config.model), (len(images), classes)
+    taken = " × ".join(map(str, images.shape[1:]))
+    try:
+        logits = jax.eval_shape(infer, *model, images)
+    except (TypeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"model: {name} cannot take images of {taken}: {reason:.200}"
+        ) from error
+    if getattr(logits, "shape", None) != wanted:
+        raise ValueError(
+            f"model: {name} must answer images of {taken} with logits {wanted}; got "
+            f"{getattr(logits, 'shape', logits)}"
+        )
 
 
 class Program:
@@ -117,7 +145,8 @@ class Program:
         self._classes = len(dataset.classes)
         self._mean, self._std = dataset.mean, dataset.std
         self._dtype = jnp.dtype(config.dtype)
-        model = abstract(config, self._classes)
+        shape = dataset.train.images.shape[1:]
+        model = abstract(config, self._classes, shape)
         self._training, self._inference = model.training, model.inference
         self.layers = model.layers
         self._optimizer = optimizer(config, self.layers, layering)

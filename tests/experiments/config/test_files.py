@@ -23,13 +23,12 @@ def test_fields_that_are_not_named_are_the_demo_s(tmp_path):
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
 def test_a_whole_configuration_is_read_as_it_was(tmp_path, preset):
-    fields = {name: getattr(preset, name) for name in Config.__dataclass_fields__}
-    fields |= {"numbers": {"uniform.rate": 0.1}, "archive": "a.tar.gz"}
-    fields |= {"devices": "all", "stack": "auto"}
-    config = files.read(written(tmp_path, plain(fields)))
-    assert plain(fields) == plain({name: getattr(config, name) for name in fields})
-    assert config == Config(**fields | {"archive": config.archive})
-    assert config.archive.name == "a.tar.gz"
+    fields = {f.name: getattr(preset, f.name) for f in dataclasses.fields(preset)}
+    fields |= {"numbers": {"uniform.rate": 0.1}, "devices": "all", "stack": "auto"}
+    fields |= {"seeds": [3, 7], "model": "a.py:make"}
+    if preset.data != "sample":
+        fields["archive"] = "a.tar.gz"
+    assert files.read(written(tmp_path, plain(fields))) == Config(**fields)
 
 
 @pytest.mark.parametrize(
@@ -40,24 +39,18 @@ def test_a_whole_configuration_is_read_as_it_was(tmp_path, preset):
         ('{"seeds": 1, "seeds": 2}', "is not JSON: 'seeds' is given twice"),
         ('{"numbers": {"a": 1, "b": 2, "a": 1}}', "'a' is given twice"),
         ([1], r"must hold an object of fields.*got \[1\]"),
-        ({"modle": "vgg5"}, "unknown field 'modle'; did you mean 'model'"),
-        ({"zzz": 1}, r"unknown field 'zzz' \(known: name, model"),
-        ({"seeds": "3"}, 'seeds must be a whole number; got "3"'),
-        ({"seeds": 3.5}, "seeds must be a whole number; got 3.5"),
-        ({"seeds": True}, "seeds must be a whole number; got true"),
-        ({"rate": "fast"}, 'rate must be a number; got "fast"'),
-        ({"rate": 10**400}, "rate must be a number; got 1000"),
+        ({"modle": "vgg5"}, "unknown 'modle'; did you mean 'model'"),
+        ({"seeds": "3"}, "seeds must be a whole number or a list; got 3"),
+        ({"seeds": 1e9}, "seeds must be a whole number or a list; got 1000000000.0"),
+        ({"seeds": 10**9}, "seeds must be at most 1,000"),
+        ({"rate": 10**400}, "rate must be a finite number"),
         ({"flip": 1}, "flip must be true or false; got 1"),
-        ({"model": None}, "model must be text; got null"),
-        ({"archive": 1}, "archive must be text or null; got 1"),
-        ({"policies": "uniform"}, 'policies must be a list, each item text; got "uni'),
-        ({"marks": [0.5, "x"]}, "marks must be a list, each item a number; got"),
-        (
-            {"numbers": {"a": "b"}},
-            "numbers must be an object, each value a number; got",
-        ),
+        ({"archive": 1}, "archive must be a path; got 1"),
+        ({"policies": "uniform"}, "policies must be a list; got uniform"),
+        ({"policies": ["unifrom"]}, "did you mean 'uniform'"),
         ({"numbers": []}, "numbers must be an object"),
-        ({"devices": "some"}, 'devices must be a whole number or "all"; got "some"'),
+        ({"rate": -1}, "rate must be above 0; got -1"),
+        ({"validation": 5}, "validation must be between 10 and 1990"),
     ],
 )
 def test_a_file_that_is_no_configuration_is_refused_in_one_line(tmp_path, value, said):

@@ -1,7 +1,6 @@
-"""A study: policies × seeds, recorded while they run, with a report at the end."""
+"""Runs a study: policies × seeds, recorded on the way, with a report at the end."""
 
 import contextlib
-import dataclasses
 import functools
 import itertools
 import shutil
@@ -13,9 +12,10 @@ import rich.console
 
 import optax_llr
 
-from .config.config import Config
-from .data.dataset import Dataset
-from .policies.catalogue import Policy, configured
+from .config import own
+from .config.config import Config, check_sizes
+from .data.dataset import Dataset, load
+from .policies.catalogue import Policy, configured, with_controls
 from .records import records, run_directory
 from .records.environment import environment
 from .records.journal import Journal
@@ -23,6 +23,7 @@ from .report import report
 from .terminal import signals, table
 from .terminal.progress import Progress
 from .training import hosts
+from .training.compiling import use_compilation_cache
 from .training.trainer import Member, Trainer
 
 
@@ -50,6 +51,35 @@ class AnyTrainer(Protocol):
     def run_together(self, members: Sequence[Member]) -> list[records.Event]:
         """Trains each; writes every event, and returns the last ones, of kind "end"."""
         ...
+
+
+def prepared(config: Config) -> tuple[Config, Dataset]:
+    """What must be known before anything is compiled.
+
+    Returns:
+        The configuration with the policies that its own are compared with, which is
+        said where some join; and its data.
+
+    Raises:
+        DataError: the data are missing or damaged.
+        ValueError: something does not go together.
+    """
+    config.own_files()  # which refuses what the record could not keep
+    config, joined = with_controls(config)
+    if joined:
+        print(f"joined, to be compared with: {', '.join(joined)}")
+    configured(config)
+    dataset = load(
+        config.data,
+        archive=config.archive,
+        validation=config.validation,
+        train_fraction=config.train_fraction,
+        label_noise=config.label_noise,
+    )
+    check_sizes(config)
+    signals.check()
+    use_compilation_cache()
+    return config, dataset
 
 
 def run(
@@ -94,6 +124,7 @@ def run(
                 session = environment(command, dataset.checksum)
                 asked["layers"] = _layers(trainer.layers)
                 run_directory.begin(folder, asked)
+                _keep_files(config, folder)
                 for difference in run_directory.add_session(folder, session):
                     say(difference)
                 say(_greeting(config, trainer.layers, folder))
@@ -152,21 +183,30 @@ def _asked(config: Config) -> dict[str, Any]:
         }
         for name, policy in configured(config).items()
     }
-    return dataclasses.asdict(config) | {
+    files = {name: own.sha256(path) for name, path in config.own_files().items()}
+    return config.record() | {
         "policies": policies,
+        "files": files,
         "total_steps": config.total_steps,
     }
 
 
+def _keep_files(config: Config, folder: Path) -> None:
+    """Copies of the files of all that is the user's."""
+    for name, path in config.own_files().items():
+        (folder / "files").mkdir(exist_ok=True)
+        shutil.copyfile(path, folder / "files" / name)
+
+
 def _number(config: Config) -> int:
-    return len(config.policies) * config.seeds
+    return len(config.policies) * len(config.run_seeds)
 
 
 def _is_done(folder: Path, config: Config) -> bool:
     return all(
         records.has_ended(records.run_folder(folder, policy, seed))
-        for policy in config.policies
-        for seed in range(config.seeds)
+        for policy in configured(config)
+        for seed in config.run_seeds
     )
 
 
@@ -188,7 +228,7 @@ def _train(
 ) -> None:
     """Every run that has not come to its end before."""
     # Seeds outside, policies inside: a study cut short has whole pairs to compare.
-    pairs = itertools.product(range(config.seeds), configured(config).values())
+    pairs = itertools.product(config.run_seeds, configured(config).values())
     left: list[_Run] = []
     for number, (seed, policy) in enumerate(pairs, start=1):
         name = f"{number}/{_number(config)} {policy.name}, seed {seed}"
@@ -297,11 +337,12 @@ def _train_group(
         progress = stack.enter_context(Progress(name, step, config.total_steps))
         for _, journal in group:
             journal.watchers.append(progress.show)
-            if config.tensorboard:
-                from .records.tensorboard import TensorBoard
-
-                board = TensorBoard(journal.folder, step, trainer.layers.names)
-                journal.watchers.append(stack.enter_context(board).write)
+            if config.logger != "none":
+                logger = _logger(config.logger)(
+                    journal.folder, step, trainer.layers.names
+                )
+                stack.callback(logger.close)
+                journal.watchers.append(logger.write)
         stack.enter_context(signals.patience())
         if hosts.are_many():
             hosts.tell_start(group[0][1].start)
@@ -310,6 +351,15 @@ def _train_group(
         )
     for (run, _), end in zip(group, ends, strict=True):
         say(f"{run.name}: {_outcome(end)}")
+
+
+def _logger(value: Any) -> Callable[..., Any]:
+    """What makes a logger."""
+    if value != "tensorboard":
+        return own.resolve(value)
+    from .records.tensorboard import TensorBoard
+
+    return TensorBoard
 
 
 def _forget_checkpoints(run: _Run) -> None:
@@ -335,8 +385,9 @@ def _end(folder: Path, console: rich.console.Console) -> None:
 
 def _greeting(config: Config, layers: optax_llr.Layers, folder: Path) -> str:
     return (
-        f"{config.name}: {config.model} with {len(layers)} layers on {config.source}, "
-        f"{len(config.policies)} policies × {config.seeds} seeds, "
+        f"{config.name}: {own.label(config.model)} with {len(layers)} layers on "
+        f"{own.label(config.data)}, {len(config.policies)} policies × "
+        f"{len(config.run_seeds)} seeds, "
         f"{config.total_steps:,} steps each\nrecords: {folder}"
     )
 

@@ -1,0 +1,201 @@
+"""Objects of one's own: a function or class, or FILE.py:NAME, which names one.
+
+The record of a study keeps the file of each with its SHA-256. What that file imports is
+not looked at.
+"""
+
+import functools
+import hashlib
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import pydantic
+from tyro.constructors import PrimitiveConstructorSpec
+
+REFERENCE = re.compile(r"(.+\.py):([^\W\d]\w*)")
+METAVAR = "FILE.py:NAME"
+
+
+Own = Annotated[
+    str | Callable[..., Any],
+    pydantic.SkipValidation,  # `is_own` says what may stand there
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=METAVAR,
+        instance_from_str=lambda words: words[0],
+        is_instance=lambda value: isinstance(value, str) or is_own(value),
+        str_from_instance=lambda value: [label(value)],
+    ),
+]
+"""FILE.py:NAME, as the command line has it, or from Python the object itself."""
+
+
+def is_own(value: Any) -> bool:
+    """Whether a value is an object of the user's, or names one."""
+    if isinstance(value, str):
+        return bool(REFERENCE.fullmatch(value))
+    return callable(value) or hasattr(value, "multipliers")  # the latter: a policy
+
+
+def label(value: Any) -> str:
+    """What a value is called in records: a name as it is, else FILE.py:NAME."""
+    if isinstance(value, str):
+        return f"{Path(value).name}" if is_own(value) else value
+    return f"{source_file(value).name}:{_name(value)}"
+
+
+def resolve(value: Any) -> Any:
+    """The object that FILE.py:NAME names; of an object, itself.
+
+    Raises:
+        ValueError: in one line: there is no such file or name, or the file fails.
+    """
+    if not isinstance(value, str):
+        return value
+    found = REFERENCE.fullmatch(value)
+    if found is None:
+        raise ValueError(f"expected {METAVAR}, got {value!r}")
+    path, name = Path(found[1]).resolve(), found[2]
+    module = _module(path)
+    if not hasattr(module, name):
+        has = ", ".join(n for n in vars(module) if not n.startswith("_")) or "nothing"
+        raise ValueError(f"{value!r}: {path.name} has no {name!r}; it has {has}")
+    return getattr(module, name)
+
+
+def source_file(value: Any) -> Path:
+    """The file that an object of the user's, or FILE.py:NAME, stands in.
+
+    Raises:
+        ValueError: there is none, such as for a function typed at a prompt.
+    """
+    if isinstance(value, str) and (found := REFERENCE.fullmatch(value)):
+        return Path(found[1])
+    # A policy stands where its multipliers do.
+    made_by: Any = getattr(value, "multipliers", value)
+    made_by = getattr(made_by, "make", made_by)
+    try:
+        path = Path(inspect.getsourcefile(made_by) or "")
+    except TypeError:
+        path = Path()
+    if not path.is_file():
+        raise ValueError(
+            f"expected a function or class that stands in a file, which the record "
+            f"keeps; got {value!r}"
+        )
+    return path
+
+
+def files(values: Iterable[Any]) -> dict[str, Path]:
+    """The files of all that is the user's among these values, by their names.
+
+    Raises:
+        ValueError: two files have one name, or an object stands in none.
+    """
+    found: dict[str, Path] = {}
+    for value in filter(is_own, values):
+        path = source_file(value).resolve()
+        if found.setdefault(path.name, path) != path:
+            raise ValueError(
+                f"two files are called {path.name!r}, {str(found[path.name])!r} and "
+                f"{str(path)!r}: the record keeps both, so rename one"
+            )
+    return found
+
+
+def sha256(path: Path) -> str:
+    """Of the content of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+class Arrays(NamedTuple):
+    """A data set as its loader gives it."""
+
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+
+
+@functools.cache
+def arrays(value: Any) -> Arrays:
+    """Loads a data set of one's own, once.
+
+    Args:
+        value: a function without arguments, or FILE.py:NAME. It returns ((images,
+            labels), (images, labels)) to train on and to test on, as Keras has it:
+            images (n, height, width, channels), uint8, and labels (n,), whole numbers
+            from 0 up.
+
+    Raises:
+        ValueError: it returns something else.
+    """
+    given, wanted = resolve(value)(), "((images, labels), (images, labels))"
+    try:
+        (train_images, train_labels), (test_images, test_labels) = given
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"data: {label(value)} must return {wanted}; got {type(given).__name__}"
+        ) from None
+    given = (train_images, train_labels, test_images, test_labels)
+    found = Arrays(*map(np.asarray, given))
+    for part, (images, labels) in {"train": found[:2], "test": found[2:]}.items():
+        _check_arrays(f"data: {label(value)}, {part}", images, labels)
+    if found.train_images.shape[1:] != found.test_images.shape[1:]:
+        raise ValueError(
+            f"data: {label(value)}: images to train on are "
+            f"{found.train_images.shape[1:]} and to test on "
+            f"{found.test_images.shape[1:]}; expected the same height, width and "
+            "channels"
+        )
+    return found
+
+
+def _check_arrays(where: str, images: np.ndarray, labels: np.ndarray) -> None:
+    if images.ndim != 4 or images.dtype != np.uint8:
+        raise ValueError(
+            f"{where} images: expected (n, height, width, channels), uint8; got "
+            f"{images.shape}, {images.dtype}"
+        )
+    if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"{where} labels: expected ({len(images)},), whole numbers, one an image; "
+            f"got {labels.shape}, {labels.dtype}"
+        )
+    if not len(labels) or labels.min() < 0:
+        raise ValueError(
+            f"{where} labels: expected whole numbers from 0 up; got "
+            f"{labels.min() if len(labels) else 'none'}"
+        )
+
+
+@functools.cache
+def _module(path: Path) -> ModuleType:
+    """A file of the user's, run once; beside it lies what it may import."""
+    if not path.is_file():
+        raise ValueError(f"{str(path)!r} does not exist: expected a file for {METAVAR}")
+    spec = importlib.util.spec_from_file_location(f"own_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses and pickle look for it
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(
+            f"{str(path)!r} cannot be run: {type(error).__name__}: {error}"
+        ) from error
+    return module
+
+
+def _name(value: Any) -> str:
+    return getattr(value, "__name__", None) or getattr(value, "name", repr(value))

@@ -1,0 +1,88 @@
+"""What a policy computes, as a few numbers: an edited policy gives others.
+
+Records keep them, so that a study that was begun does not go on with other policies of
+the same names, wherever their code stands and whatever their texts say.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import optax_llr
+
+from ..config.config import Config
+from .catalogue import Policy
+from .optimizers import optimizer
+
+MOMENTS = 9
+"""Steps of a run at which the rate and the multipliers are looked at."""
+UPDATES = 3
+"""Steps that the optimizer takes on made-up gradients, under unequal multipliers."""
+SHAPES = {"stem": (3, 3, 2, 4), "body": (4, 6), "head": (6, 2)}
+CLOSE = 1e-4
+"""Up to which two numbers are the same: far above what versions differ by."""
+
+
+def computed(
+    policy: Policy, config: Config, tables: tuple[np.ndarray, np.ndarray]
+) -> dict[str, Any]:
+    """The numbers of one policy.
+
+    Args:
+        policy: any.
+        config: of the study.
+        tables: the global rates (T,) and the multipliers (T, L) of its steps.
+    """
+    rates, multipliers = map(np.asarray, tables)
+    moments = np.linspace(0, len(rates) - 1, MOMENTS).round().astype(int)
+    return {
+        "rates": rates[moments].tolist(),
+        "multipliers": multipliers[moments].tolist(),
+        "updates": _updates(policy, config),
+    }
+
+
+def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Which of the numbers are not the same."""
+    return [
+        name
+        for name in now
+        if np.shape(before.get(name)) != np.shape(now[name])
+        or not np.allclose(before[name], now[name], CLOSE, 1e-6, equal_nan=True)
+    ]
+
+
+def _updates(policy: Policy, config: Config) -> list[list[float]]:
+    """The size of the updates of each layer of a small made-up model, step by step."""
+    trees = [
+        {name: {"kernel": _array(shape, seed)} for name, shape in SHAPES.items()}
+        for seed in range(1 + UPDATES)
+    ]
+    params, *gradients = jax.tree.map(jnp.asarray, trees)
+    layers = optax_llr.match_layers(params, [(r"(\w+)/kernel", r"\1")])
+    chain = optimizer(config, layers, policy.layering)
+
+    @jax.jit
+    def found() -> jax.Array:
+        weights, state, sizes = params, chain.init(params), []
+        told = {"rate": jnp.float32(0.1), "multipliers": jnp.array([0.5, 1.0, 2.0])}
+        for gradient in gradients:
+            state = state._replace(hyperparams=told)
+            updates, state = chain.update(gradient, state, weights)
+            weights = optax.apply_updates(weights, updates)
+            sizes.append(
+                jnp.stack([jnp.linalg.norm(updates[n]["kernel"]) for n in SHAPES])
+            )
+        return jnp.stack(sizes)
+
+    return np.asarray(found()).tolist()
+
+
+def _array(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    # NumPy promises to keep only the raw bits the same in later versions.
+    bits = np.random.PCG64(seed).random_raw(int(np.prod(shape)))
+    return (bits / 2**64 - 0.5).astype(np.float32).reshape(shape)
