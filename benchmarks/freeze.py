@@ -64,7 +64,7 @@ def make_trainer(model: str, batch: int, shortest: float) -> Any:
     )
     settings = dataclasses.replace(base, epochs=TOTAL / base.steps_per_epoch)
     return train.Trainer(
-        settings, data.load(settings.source, validation=settings.validation)
+        settings, data.load(settings.data, validation=settings.validation)
     )
 
 

@@ -72,8 +72,7 @@ def main() -> None:
         epochs=options.epochs,
         evaluations=10,
     )
-    config.validate(settings)
-    data_set = data.load(settings.source, validation=settings.validation)
+    data_set = data.load(settings.data, validation=settings.validation)
     record: dict[str, Any] = {
         "environment": environment(),
         "model": options.model,

@@ -66,7 +66,7 @@ def configuration(model: str, steps: int) -> config.Config:
 def make_forms(model: str, steps: int) -> dict[str, Rate]:
     """Each form as a function that runs one round: images a second."""
     settings = configuration(model, steps)
-    dataset = data.load(settings.source, validation=settings.validation)
+    dataset = data.load(settings.data, validation=settings.validation)
     trainer = train.Trainer(settings, dataset)
     with plain_convolutions():
         plain = train.Trainer(settings, dataset)

@@ -37,7 +37,7 @@ def steps_a_second(
     settings: config.Config, sizes: list[int], rounds: int
 ) -> dict[int, list[float]]:
     """Of all runs of a stack together, a number for each round."""
-    data_set = data.load(settings.source, validation=settings.validation)
+    data_set = data.load(settings.data, validation=settings.validation)
     trainers: dict[int, Any] = {
         size: train.Trainer(dataclasses.replace(settings, stack=size), data_set)
         for size in sizes
@@ -54,7 +54,7 @@ def command(settings: config.Config, out: str, **changes: Any) -> list[str]:
     fields = {
         "policies": "uniform",
         "model": settings.model,
-        "source": settings.source,
+        "source": settings.data,
         "validation": settings.validation,
         "epochs": settings.epochs,
         "batch-size": settings.batch_size,
@@ -109,7 +109,7 @@ def main() -> None:
     """Parses the command line, measures, prints, writes the record."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", default="cnn-shallow", choices=config.MODELS)
-    parser.add_argument("--source", default="sample")
+    parser.add_argument("--data", default="sample")
     parser.add_argument("--batch", type=natural, default=32)
     parser.add_argument("--epochs", type=positive, default=10.0)
     parser.add_argument("--sizes", type=natural, nargs="*", default=[1, 2, 4, 8, 16])
@@ -121,7 +121,7 @@ def main() -> None:
     settings = dataclasses.replace(
         config.PRESETS["demo"],
         model=options.model,
-        source=options.source,
+        data=options.data,
         batch_size=options.batch,
         epochs=options.epochs,
     )

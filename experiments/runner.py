@@ -16,6 +16,7 @@ from .config import own
 from .config.config import Config, check_sizes
 from .data.dataset import Dataset, load
 from .policies.catalogue import Policy, configured, with_controls
+from .policies.computed import moments, updates
 from .records import records, run_directory
 from .records.environment import environment
 from .records.journal import Journal
@@ -23,7 +24,7 @@ from .report import report
 from .terminal import signals, table
 from .terminal.progress import Progress
 from .training import hosts
-from .training.compiling import use_compilation_cache
+from .training.compiling import policy_tables, use_compilation_cache
 from .training.trainer import Member, Trainer
 
 
@@ -123,6 +124,7 @@ def run(
                 signals.check()
                 session = environment(command, dataset.checksum)
                 asked["layers"] = _layers(trainer.layers)
+                _add_what_is_computed(config, trainer.layers, asked["policies"])
                 run_directory.begin(folder, asked)
                 _keep_files(config, folder)
                 for difference in run_directory.add_session(folder, session):
@@ -216,6 +218,19 @@ def _layers(layers: optax_llr.Layers) -> dict[str, Any]:
         "level": layers.level,
         "members": layers.members,
     }
+
+
+def _add_what_is_computed(
+    config: Config, layers: optax_llr.Layers, policies: dict[str, Any]
+) -> None:
+    """By which a study that goes on knows its policies again."""
+    of_updates = functools.cache(functools.partial(updates, config))
+    for name, policy in configured(config).items():
+        tables = policy_tables(policy, config, layers)
+        policies[name]["computes"] = {
+            **moments(tables.rate, tables.multipliers),
+            "updates": of_updates(policy.layering),
+        }
 
 
 def _train(

@@ -43,7 +43,7 @@ class SmoothCNN(nnx.Module):
 
 
 def dataset(config=CONFIG):
-    loaded = data.load(config.source, validation=config.validation)
+    loaded = data.load(config.data, validation=config.validation)
     return dataclasses.replace(
         loaded,
         validation=loaded.validation.take(np.arange(0, 1_900, 19)),

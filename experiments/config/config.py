@@ -104,13 +104,14 @@ def _known(*choices: str) -> BeforeValidator:
 
     def check(value: Any) -> Any:
         if not own.is_own(value) and value not in choices:
-            raise ValueError(_unknown(value, choices) + f", or {own.METAVAR}")
+            raise ValueError(unknown(value, choices) + f", or {own.METAVAR}")
         return value
 
     return BeforeValidator(check)
 
 
-def _unknown(value: Any, choices: Sequence[str]) -> str:
+def unknown(value: Any, choices: Sequence[str]) -> str:
+    """Says that a value is none of the choices, with the nearest one."""
     close = difflib.get_close_matches(str(value), choices, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return f"unknown {value!r}{hint} (known: {', '.join(choices)})"
@@ -151,7 +152,7 @@ def said(error: pydantic.ValidationError, known: Sequence[str] = ()) -> str:
         return first["msg"].removeprefix("Value error, ")
     field = str(first["loc"][0])
     if first["type"] == "unexpected_keyword_argument":
-        return f"field: {_unknown(field, known)}"
+        return f"field: {unknown(field, known)}"
     # One that may be of several kinds has an error for each.
     ones = [one for one in errors if one["loc"][0] == field]
     if ours := [one for one in ones if one["type"] == "value_error"]:
@@ -159,7 +160,7 @@ def said(error: pydantic.ValidationError, known: Sequence[str] = ()) -> str:
         return f"{field} {text}" if text.startswith("must") else f"{field}: {text}"
     if first["type"] == "literal_error" and len(ones) == 1:
         choices = re.findall("'([^']*)'", first.get("ctx", {})["expected"])
-        return f"{field}: {_unknown(first['input'], choices)}"
+        return f"{field}: {unknown(first['input'], choices)}"
     wanted = " or ".join(dict.fromkeys(map(_wanted, ones)))
     got = textwrap.shorten(str(first["input"]), 80)
     return f"{field} must be {wanted}; got {got}"

@@ -59,15 +59,15 @@ def resolve(value: Any) -> Any:
     """
     if not isinstance(value, str):
         return value
-    found = REFERENCE.fullmatch(value)
-    if found is None:
+    reference = REFERENCE.fullmatch(value)
+    if reference is None:
         raise ValueError(f"expected {METAVAR}, got {value!r}")
-    path, name = Path(found[1]).resolve(), found[2]
-    module = _module(path)
-    if not hasattr(module, name):
-        has = ", ".join(n for n in vars(module) if not n.startswith("_")) or "nothing"
+    path, name = Path(reference[1]).resolve(), reference[2]
+    names = vars(module(path))
+    if name not in names:
+        has = ", ".join(n for n in names if not n.startswith("_")) or "nothing"
         raise ValueError(f"{value!r}: {path.name} has no {name!r}; it has {has}")
-    return getattr(module, name)
+    return names[name]
 
 
 def source_file(value: Any) -> Path:
@@ -177,24 +177,24 @@ def _check_arrays(where: str, images: np.ndarray, labels: np.ndarray) -> None:
 
 
 @functools.cache
-def _module(path: Path) -> ModuleType:
+def module(path: Path) -> ModuleType:
     """A file of the user's, run once; beside it lies what it may import."""
     if not path.is_file():
         raise ValueError(f"{str(path)!r} does not exist: expected a file for {METAVAR}")
     spec = importlib.util.spec_from_file_location(f"own_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses and pickle look for it
+    made = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = made  # where dataclasses and pickle look for it
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
     try:
-        spec.loader.exec_module(module)
+        spec.loader.exec_module(made)
     except Exception as error:
         raise ValueError(
             f"{str(path)!r} cannot be run: {type(error).__name__}: {error}"
         ) from error
-    return module
+    return made
 
 
 def _name(value: Any) -> str:

@@ -27,7 +27,7 @@ import optax_llr
 from optax_llr import Layers, Rule, contrib, rules
 
 from ..config import own
-from ..config.config import PLAIN_NAME, Config
+from ..config.config import PLAIN_NAME, Config, unknown
 from .optimizers import Layering, measuring, rotating, scheduled
 
 THREAD = (
@@ -188,6 +188,8 @@ def named(value: Any) -> Policy:
         ValueError: it is none of these.
     """
     if not own.is_own(value):
+        if value not in POLICIES:
+            raise ValueError(f"policies: {unknown(value, tuple(POLICIES))}")
         return POLICIES[value]
     found = own.resolve(value)
     if not isinstance(found, Policy) and callable(found):

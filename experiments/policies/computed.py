@@ -5,7 +5,7 @@ the same names, wherever their code stands and whatever their texts say.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,7 @@ import optax
 import optax_llr
 
 from ..config.config import Config
-from .catalogue import Policy
-from .optimizers import optimizer
+from .optimizers import Layering, optimizer
 
 MOMENTS = 9
 """Steps of a run at which the rate and the multipliers are looked at."""
@@ -27,22 +26,12 @@ CLOSE = 1e-4
 """Up to which two numbers are the same: far above what versions differ by."""
 
 
-def computed(
-    policy: Policy, config: Config, tables: tuple[np.ndarray, np.ndarray]
-) -> dict[str, Any]:
-    """The numbers of one policy.
-
-    Args:
-        policy: any.
-        config: of the study.
-        tables: the global rates (T,) and the multipliers (T, L) of its steps.
-    """
-    rates, multipliers = map(np.asarray, tables)
-    moments = np.linspace(0, len(rates) - 1, MOMENTS).round().astype(int)
+def moments(rates: Any, multipliers: Any) -> dict[str, list[Any]]:
+    """Some of the global rates (T,) and of the multipliers (T, L) of a run."""
+    taken = np.linspace(0, len(rates) - 1, MOMENTS).round().astype(int)
     return {
-        "rates": rates[moments].tolist(),
-        "multipliers": multipliers[moments].tolist(),
-        "updates": _updates(policy, config),
+        "rates": np.asarray(rates)[taken].tolist(),
+        "multipliers": np.asarray(multipliers)[taken].tolist(),
     }
 
 
@@ -51,12 +40,13 @@ def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return [
         name
         for name in now
-        if np.shape(before.get(name)) != np.shape(now[name])
+        if name not in before
+        or np.shape(before[name]) != np.shape(now[name])
         or not np.allclose(before[name], now[name], CLOSE, 1e-6, equal_nan=True)
     ]
 
 
-def _updates(policy: Policy, config: Config) -> list[list[float]]:
+def updates(config: Config, layering: Layering) -> list[list[float]]:
     """The size of the updates of each layer of a small made-up model, step by step."""
     trees = [
         {name: {"kernel": _array(shape, seed)} for name, shape in SHAPES.items()}
@@ -64,22 +54,21 @@ def _updates(policy: Policy, config: Config) -> list[list[float]]:
     ]
     params, *gradients = jax.tree.map(jnp.asarray, trees)
     layers = optax_llr.match_layers(params, [(r"(\w+)/kernel", r"\1")])
-    chain = optimizer(config, layers, policy.layering)
+    chain = optimizer(config, layers, layering)
 
     @jax.jit
-    def found() -> jax.Array:
-        weights, state, sizes = params, chain.init(params), []
+    def sizes() -> list[list[jax.Array]]:
+        found: list[list[jax.Array]] = []
+        weights, state = params, cast(Any, chain.init(params))
         told = {"rate": jnp.float32(0.1), "multipliers": jnp.array([0.5, 1.0, 2.0])}
         for gradient in gradients:
             state = state._replace(hyperparams=told)
-            updates, state = chain.update(gradient, state, weights)
-            weights = optax.apply_updates(weights, updates)
-            sizes.append(
-                jnp.stack([jnp.linalg.norm(updates[n]["kernel"]) for n in SHAPES])
-            )
-        return jnp.stack(sizes)
+            changes, state = chain.update(gradient, state, weights)
+            weights = optax.apply_updates(weights, changes)
+            found.append([jnp.linalg.norm(leaf) for leaf in jax.tree.leaves(changes)])
+        return found
 
-    return np.asarray(found()).tolist()
+    return jax.tree.map(float, sizes())
 
 
 def _array(shape: tuple[int, ...], seed: int) -> np.ndarray:

@@ -1,21 +1,23 @@
+import contextlib
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 import written
 
+import optax_llr
 from experiments import __main__ as command
-from experiments import study
+from experiments import runner
 from experiments.config import config
 from experiments.data import cifar
-from experiments.data import dataset as data
 from experiments.policies.catalogue import POLICIES
 from experiments.records import records
 from experiments.report import report
 from experiments.terminal import signals
-from experiments.training import compiling, trainer
+from experiments.training import trainer
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,19 +31,21 @@ def studied(monkeypatch):
         seen.append((config, dataset, command))
         return 0
 
-    monkeypatch.setattr(data, "load", lambda source, **_: source)
-    monkeypatch.setattr(study, "run", run)
+    monkeypatch.setattr(runner, "load", lambda data, **_: data)
+    monkeypatch.setattr(runner, "run", run)
     return seen
 
 
 def refused(capsys, *arguments):
-    """The one line of a refusal, after checking that it is one."""
-    assert command.main(arguments) == 2
+    """The one line of a refusal, after checking that it is one; or tyro's box."""
+    boxed = True
+    with contextlib.suppress(SystemExit):
+        assert command.main(arguments) == 2
+        boxed = False
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.endswith("\n")
-    assert captured.err.count("\n") == 1
-    return captured.err
+    assert boxed or captured.err.count("\n") == captured.err.endswith("\n") == 1
+    return " ".join(captured.err.replace("│", " ").split())
 
 
 def test_study_alone_runs_the_demo(studied):
@@ -54,7 +58,7 @@ def test_fields_change_the_demo_and_presets(studied):
     command.main(["study", "cifar10-shallow", "--no-flip", "--marks", "0.5"])
     demo, shallow = (seen[0] for seen in studied)
     assert (demo.epochs, demo.policies) == (2, ("uniform", "late-first"))
-    assert (shallow.source, shallow.flip, shallow.marks) == ("cifar10", False, (0.5,))
+    assert (shallow.data, shallow.flip, shallow.marks) == ("cifar10", False, (0.5,))
 
 
 def test_the_command_is_recorded_as_typed(studied):
@@ -75,7 +79,7 @@ def tuned(monkeypatch):
         seen.append((asked, dataset, command))
         return 0
 
-    monkeypatch.setattr(data, "load", lambda source, **_: source)
+    monkeypatch.setattr(runner, "load", lambda data, **_: data)
     monkeypatch.setattr(tune, "run", run)
     return seen
 
@@ -99,7 +103,7 @@ def test_tune_takes_presets_and_fields_of_the_search_and_of_the_study(tuned):
         (("--trials", "0"), "trials must be at least 1"),
         (("--rate", "-1"), "rate must be"),
         (("--numbers", "uniform.rat", "1"), "did you mean uniform.rate between"),
-        (("--stack", "2"), "stack must be 1"),
+        (("--stack", "2"), "stack must be 1 in a search"),
     ],
 )
 def test_a_bad_search_is_refused_in_one_line(capsys, tuned, fields, word):
@@ -159,15 +163,15 @@ def test_an_unknown_preset_is_refused_with_the_known_ones(capsys, studied):
 
 def test_an_unknown_command_is_refused_with_the_known_ones(capsys):
     said = refused(capsys, "tunes")
-    assert "study, tune, find, report FOLDER or policies; got tunes" in said
+    assert "study, tune, find, preview, report, policies or --help; got tunes" in said
     assert "got nothing" in refused(capsys)
 
 
 def test_missing_data_is_refused_with_what_data_says(capsys, monkeypatch):
-    def load(source, **_):
+    def load(data, **_):
         raise cifar.DataError("one\ntwo\nthree")
 
-    monkeypatch.setattr(data, "load", load)
+    monkeypatch.setattr(runner, "load", load)
     assert command.main(["study"]) == 2
     assert capsys.readouterr().err == "one\ntwo\nthree\n"
 
@@ -176,7 +180,7 @@ def test_data_that_the_trainer_refuses_are_refused(capsys, studied, monkeypatch)
     def run(*_):
         raise cifar.DataError("expected 50000 training images")
 
-    monkeypatch.setattr(study, "run", run)
+    monkeypatch.setattr(runner, "run", run)
     assert "50000" in refused(capsys, "study")
 
 
@@ -185,7 +189,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_compiling(
 ):
     (tmp_path / "file").touch()
     monkeypatch.setattr(trainer, "Trainer", None)  # making one would fail
-    monkeypatch.setattr(compiling, "use_compilation_cache", lambda: None)
+    monkeypatch.setattr(runner, "use_compilation_cache", lambda: None)
     line = refused(capsys, "study", "--out", str(tmp_path / "file"))
     assert str(tmp_path / "file") in line
 
@@ -212,22 +216,60 @@ def test_report_builds_from_records_alone(capsys, tmp_path):
     assert summary["rows"][0]["answers"]["accuracy"]["mean"] == 0.5
 
 
-def test_policies_are_listed_with_source_and_expectation(capsys):
+def words(capsys):
+    """What was printed, without how it was wrapped; of a table, column by column."""
+    return "".join(capsys.readouterr().out.split())
+
+
+def test_policies_are_a_table_and_one_of_them_says_all(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
     assert command.main(["policies"]) == 0
-    printed = capsys.readouterr().out
+    printed = words(capsys)
     for policy in POLICIES.values():
+        assert "".join((policy.name + policy.summary).split()) in printed
+        assert command.main(["policies", policy.name]) == 0
+        told = words(capsys)
         numbers = [f"{n.name} {n.value:g}" for n in policy.numbers(1.0)[1:]]
         texts = (policy.name, policy.summary, policy.expectation, policy.source)
-        for words in (*texts, *numbers):
-            assert words in printed
+        for text in (*texts, *numbers, f"control {policy.control}"):
+            assert "".join(text.split()) in told
+
+
+def test_a_policy_that_is_none_is_refused_where_it_is_looked_up(capsys):
+    assert "did you mean 'uniform'" in refused(capsys, "policies", "unifrom")
+
+
+@pytest.mark.parametrize("name", ["report", "preview", "policies", "find"])
+def test_each_command_explains_itself(capsys, name):
+    with pytest.raises(SystemExit, match="0"):
+        command.main([name, "--help"])
+    assert f"usage: python -m experiments {name}" in capsys.readouterr().out
+
+
+def test_the_versions_are_said(capsys):
+    assert command.main(["--version"]) == 0
+    assert f"optax_llr {optax_llr.__version__} jax {jax.__version__}" in (
+        capsys.readouterr().out
+    )
+
+
+def test_several_seeds_are_those_themselves(studied):
+    command.main(["study", "--seeds", "3", "7", "11"])
+    assert studied[0][0].run_seeds == (3, 7, 11)
+
+
+def test_what_a_policy_is_compared_with_joins_and_that_is_said(studied, capsys):
+    command.main(["study", "--policies", "uniform", "freezeout"])
+    assert studied[0][0].policies == ("uniform-cosine", "uniform", "freezeout")
+    assert "joined, to be compared with: uniform-cosine\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("number", "status"), [(2, 130), (15, 143)])
 def test_a_signal_while_data_are_read_gives_its_status(monkeypatch, number, status):
-    def load(source, **_):
+    def load(data, **_):
         raise signals.Stop(number)
 
-    monkeypatch.setattr(data, "load", load)
+    monkeypatch.setattr(runner, "load", load)
     assert command.main(["study"]) == status
 
 
@@ -236,7 +278,7 @@ def test_help_explains_every_field(capsys):
         command.main(["study", "--help"])
     printed = capsys.readouterr().out
     assert all(preset in printed for preset in config.PRESETS)
-    for field in config.Config.__dataclass_fields__:
+    for field in config.Config.__dataclass_fields__:  # pyright: ignore
         assert f"{field.replace('_', '-')}" in printed
 
 

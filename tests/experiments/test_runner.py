@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from experiments import study
+from experiments import runner
 from experiments.analysis import compare
 from experiments.config.config import Config
 from experiments.data import cifar
@@ -100,7 +100,7 @@ def run(tmp_path, outcomes=None, make_trainer=None, **changes):
     config = dataclasses.replace(CONFIG, out=tmp_path, **changes)
     trainer = type("Fake", (FakeTrainer,), {"outcomes": outcomes or {}})
     trainer = make_trainer or trainer
-    status = study.run(config, empty_dataset(), COMMAND, make_trainer=trainer)
+    status = runner.run(config, empty_dataset(), COMMAND, make_trainer=trainer)
     return status, tmp_path / "demo"
 
 
@@ -273,9 +273,9 @@ def test_a_model_whose_layers_have_changed_is_refused(tmp_path):
 def test_what_differs_from_the_beginning_is_said(tmp_path, capsys, monkeypatch):
     run(tmp_path, {("uniform", 0): "SIGTERM"})
     signals._asked = None
-    here = study.environment
+    here = runner.environment
     monkeypatch.setattr(
-        study, "environment", lambda *args: here(*args) | {"commit": "abc"}
+        runner, "environment", lambda *args: here(*args) | {"commit": "abc"}
     )
     run(tmp_path)
     assert 'now "abc"' in capsys.readouterr().out

@@ -342,7 +342,8 @@ def archive(variant, monkeypatch, tmp_path):
             "train.bin": records(train, 2, 100),
             "test.bin": records(test, 2, 100),
         }
-    monkeypatch.setitem(config.TRAINING_IMAGES, variant.name, train)
+    sizes = config.SIZES[variant.name]._replace(images=train)
+    monkeypatch.setitem(config.SIZES, variant.name, sizes)
     monkeypatch.setattr(cifar, "TEST_IMAGES", test)
     archive = Archive(tmp_path / variant.archive, variant, files)
     archive.write()

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 import optax_llr
-from experiments.config.config import MODELS
+from experiments.config.config import MODELS, norms
 from experiments.models import make
 from experiments.models.densenet import DenseNet, Transition
 from experiments.models.parts import Parts, max_halve
@@ -22,8 +22,8 @@ DEEP = {"resnet56", "resnet110", "densenet76"}  # a second or more to build
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 NORMS = [
     slow(name, norm) if name in DEEP else (name, norm)
-    for name, norms in MODELS.items()
-    for norm in norms[1:]
+    for name in MODELS
+    for norm in norms(name)[1:]
 ]
 """Each model with each norm that is not its own."""
 
@@ -124,7 +124,7 @@ def test_another_norm_changes_no_layer(name, norm):
 
 
 def test_layers_of_the_shallow_cnn_come_in_forward_order():
-    for norm in MODELS["cnn-shallow"]:
+    for norm in norms("cnn-shallow"):
         names = layers_of("cnn-shallow", norm).names
         assert names == ("conv1", "conv2", "conv3", "hidden", "head")
 
@@ -276,7 +276,7 @@ def test_densenet_has_the_parameters_of_the_published_one():
 def test_without_norms_channels_have_a_bias_and_branches_a_scalar(
     name, channels, branches
 ):
-    count = {norm: size(abstract(name, norm)[1]) for norm in MODELS[name]}
+    count = {norm: size(abstract(name, norm)[1]) for norm in norms(name)}
     assert count["batch"] == count["group"]  # a scale and a bias for each channel
     assert count["none"] == count["batch"] - channels + branches
 
@@ -314,7 +314,7 @@ def test_bfloat16_is_for_products_and_float32_for_weights_and_logits(name, norm)
 @pytest.mark.parametrize(
     ("name", "norm"),
     [
-        *(("resnet20", norm) for norm in MODELS["resnet20"]),
+        *(("resnet20", norm) for norm in norms("resnet20")),
         *[("wrn16-4", "none"), ("vit", "own")],
     ],
 )
@@ -363,7 +363,7 @@ def test_convolutions_see_images_of_the_size_that_their_stage_has(
 @pytest.mark.parametrize("name", MODELS)
 def test_all_that_is_no_parameter_is_a_statistic_of_batch_norm(name):
     _, _, statistics = abstract(name)
-    assert bool(jax.tree.leaves(statistics)) == (MODELS[name][0] == "batch")
+    assert bool(jax.tree.leaves(statistics)) == (norms(name)[0] == "batch")
 
 
 @pytest.mark.parametrize("name", ["cnn-shallow", "vgg5"])
@@ -585,7 +585,7 @@ def test_a_step_of_sgd_lowers_the_loss_of_a_short_densenet(norm):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(MODELS.keys() - {*COMPILED, *COMPILED_SLOWLY}))
+@pytest.mark.parametrize("name", sorted({*MODELS} - {*COMPILED, *COMPILED_SLOWLY}))
 def test_a_step_of_sgd_keeps_shapes_and_types_of_the_others(name):
     model = nnx.eval_shape(lambda: make(name, 10, nnx.Rngs(0)))
     step, *state = sgd(model)

@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -7,20 +8,14 @@ import numpy as np
 import pytest
 
 import optax_llr
-from experiments.config.config import (
-    CONTROLS,
-    MEASURED,
-    POLICY_NAMES,
-    PRESETS,
-    SCHEDULES,
-    Config,
-)
+from experiments.config.config import MEASURED, POLICY_NAMES, PRESETS, Config, Schedule
 from experiments.policies import catalogue
-from experiments.policies.catalogue import POLICIES, configured
+from experiments.policies.catalogue import POLICIES, configured, with_controls
 from experiments.policies.optimizers import scheduled
 from experiments.policies.rates import global_rate
 from experiments.training.compiling import policy_tables
 
+SCHEDULES = typing.get_args(Schedule)
 TOTAL = 1000
 NAMES = ("conv1", "conv2", "conv3", "hidden", "head")
 LAYERS = optax_llr.match_layers(
@@ -47,9 +42,11 @@ def test_every_policy_says_what_it_does_and_what_is_expected(policy):
     assert policy.schedule is None or policy.schedule in SCHEDULES
 
 
-def test_the_controls_are_those_that_a_configuration_demands():
-    own = {name: policy.control for name, policy in POLICIES.items()}
-    assert {n: c for n, c in own.items() if c != "uniform"} == CONTROLS
+def test_what_policies_are_compared_with_joins_them_and_is_named():
+    config, joined = with_controls(Config(policies=("freezeout", "early-first")))
+    assert joined == ["uniform-cosine", "uniform"]
+    assert config.policies == ("uniform", "uniform-cosine", "freezeout", "early-first")
+    assert with_controls(config) == (config, [])
 
 
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=lambda policy: policy.name)
@@ -88,7 +85,7 @@ def global_rates(schedule):
     return np.broadcast_to(rate(jnp.arange(TOTAL)), (TOTAL,))
 
 
-@pytest.mark.parametrize("name", [n for n in CONTROLS if POLICIES[n].schedule])
+@pytest.mark.parametrize("name", ["cascade", "freezeout"])
 @pytest.mark.parametrize("depth", [2, 5, 22])
 def test_a_control_anneals_more_like_its_policy_than_any_other_schedule(name, depth):
     names = [f"layer{i}" for i in range(depth)]

@@ -57,7 +57,7 @@ def small():
 
 @functools.cache
 def dataset():
-    return data.load(WHOLE.source, validation=WHOLE.validation)
+    return data.load(WHOLE.data, validation=WHOLE.validation)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def test_a_warm_up_that_diverges_is_refused(probe, monkeypatch):
     monkeypatch.setattr(probing.Probe, "_trained", lambda _, state, *__: state)
     config = dataclasses.replace(WHOLE, numbers={"uniform.rate": 0.5})
     with pytest.raises(ValueError, match=r"rate must be .* after 3 steps; got 0\.5"):
-        probing.Probe(find.Find(config), dataset())
+        probing.Probe(dataclasses.replace(ASKED, config=config), dataset())
 
 
 def test_what_diverges_has_no_finite_loss_and_disturbs_no_other(probe):
@@ -176,19 +176,17 @@ def test_a_signal_ends_it_between_two_runs(probe, monkeypatch):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"warmup": -1}, "warmup must be 0 or more; got -1"),
-        ({"horizon": 0}, "horizon must be 1 or more; got 0"),
-        ({"repeats": 0}, "repeats must be 1 or more"),
-        ({"points_per_decade": 0}, "points_per_decade must be 1 or more"),
+        ({"warmup": -1}, "warmup must be at least 0; got -1"),
+        ({"horizon": 0}, "horizon must be at least 1; got 0"),
+        ({"repeats": 0}, "repeats must be at least 1"),
+        ({"points_per_decade": 0}, "points_per_decade must be at least 1"),
         ({"warmup": 17}, r"at most the 20 steps of a run; got 17 \+ 4"),
-        ({"config": dataclasses.replace(WHOLE, rate=-1)}, "rate must be"),
         ({"config": dataclasses.replace(WHOLE, devices="all")}, "devices must be 1"),
     ],
 )
 def test_what_cannot_be_done_is_refused(fields, message):
-    find.validate(ASKED)
     with pytest.raises(ValueError, match=message):
-        find.validate(dataclasses.replace(ASKED, **fields))
+        dataclasses.replace(ASKED, **fields)
 
 
 class Bowl:

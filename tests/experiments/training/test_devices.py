@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny_runs import CONFIG, Events, assert_alike, dataset
 
-from experiments import study
+from experiments import runner
 from experiments.data.dataset import load
 from experiments.policies.catalogue import POLICIES
 from experiments.training import compiling
@@ -142,7 +142,7 @@ def test_what_cannot_be_divided_is_refused_before_anything_compiles(
     monkeypatch.setattr(compiling, "Program", lambda *_: pytest.fail("built"))
     config = dataclasses.replace(CONFIG, out=tmp_path, **changes)
     with pytest.raises(ValueError, match=message):
-        study.run(config, dataset(), [])
+        runner.run(config, dataset(), [])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -223,7 +223,7 @@ def test_runs_come_apart_no_further_than_the_page_says():
         epochs=5,
         rate=0.1,
     )
-    whole = load(config.source, validation=config.validation)
+    whole = load(config.data, validation=config.validation)
     some = np.arange(100)
     images = dataclasses.replace(
         whole, validation=whole.validation.take(some), test=whole.test.take(some)

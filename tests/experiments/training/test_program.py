@@ -18,7 +18,7 @@ CONFIG = Config(epochs=2, batch_size=20, validation=1_900, rate=0.05)
 
 
 def dataset(config=CONFIG):
-    return data.load(config.source, validation=config.validation)
+    return data.load(config.data, validation=config.validation)
 
 
 def on_device(split):

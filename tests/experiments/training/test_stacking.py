@@ -14,7 +14,7 @@ from jax.errors import JaxRuntimeError
 from matplotlib.figure import Figure
 from tiny_runs import CONFIG, SAME, Events, assert_alike, dataset, made_up, without_time
 
-from experiments import study
+from experiments import runner
 from experiments.policies.catalogue import POLICIES
 from experiments.records import records
 from experiments.records.journal import Journal
@@ -303,13 +303,13 @@ def test_a_stack_that_goes_on_ends_as_if_it_had_not_stopped(trainer, tmp_path):
 def test_groups_keep_the_order_and_hold_one_kind_only():
     """Names stand for policies, their first letters for kinds."""
     runs = [
-        study._Run(f"{name}{seed}", name, seed, None)
+        runner._Run(f"{name}{seed}", name, seed, None)
         for seed in range(3)
         for name in ("s1", "rule", "s2")
     ]
     groups = [
         [run.name for run in group]
-        for group in study._groups(runs, lambda policy: policy[0], 4)
+        for group in runner._groups(runs, lambda policy: policy[0], 4)
     ]
     assert groups == [
         ["s10", "s20", "s11", "s21"],  # whole pairs first
@@ -319,8 +319,8 @@ def test_groups_keep_the_order_and_hold_one_kind_only():
 
 
 def test_one_at_a_time_is_the_order_of_the_study():
-    runs = [study._Run(str(i), "ab"[i % 2], i, None) for i in range(5)]
-    groups = list(study._groups(runs, lambda policy: policy, 1))
+    runs = [runner._Run(str(i), "ab"[i % 2], i, None) for i in range(5)]
+    groups = list(runner._groups(runs, lambda policy: policy, 1))
     assert groups == [[run] for run in runs]
 
 
@@ -342,7 +342,7 @@ def no_drawing(monkeypatch):
 
 def run_study(trainer, out, **changes):
     config = dataclasses.replace(STACKED, out=out, **changes)
-    return study.run(config, dataset(), COMMAND, make_trainer=lambda *_: trainer)
+    return runner.run(config, dataset(), COMMAND, make_trainer=lambda *_: trainer)
 
 
 def metrics(out):
