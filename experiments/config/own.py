@@ -55,7 +55,8 @@ def resolve(value: Any) -> Any:
     """The object that FILE.py:NAME names; of an object, itself.
 
     Raises:
-        ValueError: in one line: there is no such file or name, or the file fails.
+        ValueError: in one line: there is no such file or name, the file fails, or the
+            name is that of something else than a function, class or policy.
     """
     if not isinstance(value, str):
         return value
@@ -67,7 +68,9 @@ def resolve(value: Any) -> Any:
     if name not in names:
         has = ", ".join(n for n in names if not n.startswith("_")) or "nothing"
         raise ValueError(f"{value!r}: {path.name} has no {name!r}; it has {has}")
-    return names[name]
+    if not is_own(found := names[name]):
+        raise ValueError(f"{value!r}: expected a function or class, got {found!r:.200}")
+    return found
 
 
 def source_file(value: Any) -> Path:

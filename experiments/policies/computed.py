@@ -5,7 +5,7 @@ the same names, wherever their code stands and whatever their texts say.
 """
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +59,8 @@ def updates(config: Config, layering: Layering) -> list[list[float]]:
     @jax.jit
     def sizes() -> list[list[jax.Array]]:
         found: list[list[jax.Array]] = []
-        weights, state = params, cast(Any, chain.init(params))
+        weights: Any = params
+        state: Any = chain.init(params)
         told = {"rate": jnp.float32(0.1), "multipliers": jnp.array([0.5, 1.0, 2.0])}
         for gradient in gradients:
             state = state._replace(hyperparams=told)

@@ -136,14 +136,13 @@ LABELS = "np.arange(9)"
             "data",
             r"train on are \(8, 8, 1\) and to test on \(7, 8, 1\)",
         ),
-        ("f = Policy = 3", "policies", "expected a Policy with a plain name"),
+        ("f = 3", "policies", "expected a function or class, got 3"),
         (
             "from experiments import Policy\nf = Policy('a/b')",
             "policies",
             "expected a Policy with a plain name",
         ),
         ("def uniform(l, t): return 1\nf = uniform", "policies", "two are called 'uni"),
-        ("f = 3", "model", "'int' object is not callable"),
         ("def f(n, rngs): return 3", "model", "must return a flax.nnx.Module; got int"),
         (
             "from flax import nnx\ndef f(n, rngs): return nnx.Linear(3, 5, rngs=rngs)",
