@@ -150,11 +150,12 @@ def said(error: pydantic.ValidationError, known: Sequence[str] = ()) -> str:
     first, *_ = errors = error.errors(include_url=False)
     if not first["loc"]:  # what several fields together must be
         return first["msg"].removeprefix("Value error, ")
-    field = str(first["loc"][0])
+    place = first["loc"][0]
+    field = known[place] if isinstance(place, int) else place
     if first["type"] == "unexpected_keyword_argument":
         return f"field: {unknown(field, known)}"
     # One that may be of several kinds has an error for each.
-    ones = [one for one in errors if one["loc"][0] == field]
+    ones = [one for one in errors if one["loc"][0] == place]
     if ours := [one for one in ones if one["type"] == "value_error"]:
         text = ours[0]["msg"].removeprefix("Value error, ")
         return f"{field} {text}" if text.startswith("must") else f"{field}: {text}"

@@ -415,7 +415,7 @@ def test_a_full_disk_in_a_stack_loses_no_record(whole, trainer, tmp_path, monkey
 def test_tensorboard_files_of_a_stack_are_those_of_its_runs(
     no_drawing, trainer, tmp_path
 ):
-    assert run_study(trainer, tmp_path, tensorboard=True) == 0
+    assert run_study(trainer, tmp_path, logger="tensorboard") == 0
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for policy in SCHEDULES:
