@@ -31,7 +31,8 @@ from record import environment, natural, positive, write
 import optax_llr
 from experiments.config import config
 from experiments.data import dataset as data
-from experiments.policies.catalogue import POLICIES, Policy
+from experiments.policies.catalogue import POLICIES
+from experiments.policies.policy import Policy
 from experiments.training import trainer as train
 
 MODELS = ("resnet20", "densenet76", "vit12")

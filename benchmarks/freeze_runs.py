@@ -23,7 +23,8 @@ from record import environment, natural, positive, write
 from experiments.analysis import significance
 from experiments.config import config
 from experiments.data import dataset as data
-from experiments.policies.catalogue import POLICIES, Policy
+from experiments.policies.catalogue import POLICIES
+from experiments.policies.policy import Policy
 from experiments.training import running
 from experiments.training import trainer as train
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .config.config import Config
 
 if TYPE_CHECKING:
-    from .policies.catalogue import Policy
+    from .policies.policy import Policy
 
 __all__ = ["Config", "Policy", "study"]
 
@@ -43,7 +43,7 @@ def study(config: Config) -> Path:
 
 def __getattr__(name: str) -> Any:
     if name == "Policy":  # it needs JAX, which takes seconds to import
-        from .policies.catalogue import Policy
+        from .policies.policy import Policy
 
         return Policy
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

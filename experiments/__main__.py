@@ -196,7 +196,8 @@ def _policies(arguments: Sequence[str]) -> int:
     import rich.console
     import rich.table
 
-    from .policies.catalogue import POLICIES, named
+    from .policies.catalogue import POLICIES
+    from .policies.chosen import named
 
     console = rich.console.Console(highlight=False, markup=False)
     if not asked.names:

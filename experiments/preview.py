@@ -15,8 +15,9 @@ from optax_llr import Layers, Phase
 
 from .config.config import Config
 from .config.own import label
-from .policies.catalogue import Policy, configured
+from .policies.chosen import configured
 from .policies.optimizers import rotating, scheduled
+from .policies.policy import Policy
 from .report import figures
 from .terminal.evenly import evenly
 from .terminal.sparkline import bar, known

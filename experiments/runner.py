@@ -15,8 +15,9 @@ import optax_llr
 from .config import own
 from .config.config import Config, check_sizes
 from .data.dataset import Dataset, load
-from .policies.catalogue import Policy, configured, with_controls
+from .policies.chosen import configured, with_controls
 from .policies.computed import moments, updates
+from .policies.policy import Policy
 from .records import records, run_directory
 from .records.environment import environment
 from .records.journal import Journal

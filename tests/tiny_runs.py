@@ -8,7 +8,7 @@ from flax import nnx
 
 from experiments.config.config import Config
 from experiments.data import dataset as data
-from experiments.policies.catalogue import Policy
+from experiments.policies.policy import Policy
 
 # Sums are taken in another order. With a last bit of the initial weights changed at
 # random, losses of ten steps of a smooth net differed by at most 2.4e-7 (480 runs).

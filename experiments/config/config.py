@@ -1,12 +1,8 @@
 """What a study is made of: one frozen dataclass that checks itself, and its presets."""
 
 import dataclasses
-import difflib
-import functools
 import re
-import textwrap
 import typing
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
@@ -14,6 +10,7 @@ import pydantic
 from pydantic import AfterValidator, BeforeValidator, Field, Strict
 
 from . import own
+from .checks import STRICT, checked, unknown
 from .own import Own
 
 # fmt: off
@@ -74,24 +71,7 @@ MOST_STEPS = 10_000_000
 PLAIN_NAME = re.compile(r"\w[\w.-]{0,99}")
 """What may become the name of a file or folder: no path, and not too long for one."""
 
-WORDS = {
-    "int_type": "a whole number",
-    "float_type": "a number",
-    "bool_type": "true or false",
-    "string_type": "text",
-    "path_type": "a path",
-    "tuple_type": "a list",
-    "dict_type": "an object of names and values",
-    "too_short": "a list of at least {min_length}",
-    "too_long": "a list of at most {max_length}",
-    "greater_than": "above {gt:g}",
-    "greater_than_equal": "at least {ge:g}",
-    "less_than": "below {lt:g}",
-    "less_than_equal": "at most {le:,.12g}",
-}
-"""What pydantic calls an error → what would have been right."""
 Item = TypeVar("Item")
-Made = TypeVar("Made")
 
 
 def norms(model: Any) -> tuple[str, ...]:
@@ -108,13 +88,6 @@ def _known(*choices: str) -> BeforeValidator:
         return value
 
     return BeforeValidator(check)
-
-
-def unknown(value: Any, choices: Sequence[str]) -> str:
-    """Says that a value is none of the choices, with the nearest one."""
-    close = difflib.get_close_matches(str(value), choices, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"unknown {value!r}{hint} (known: {', '.join(choices)})"
 
 
 def _distinct(items: tuple[Item, ...]) -> tuple[Item, ...]:
@@ -140,61 +113,8 @@ Several = (Strict(False), AfterValidator(_distinct))
 """For fields that hold several things: a list does as well, and all are distinct."""
 
 
-def said(error: pydantic.ValidationError, known: Sequence[str] = ()) -> str:
-    """The first of what is wrong, in one line: the field, what it must be, what came.
-
-    Args:
-        error: of one dataclass.
-        known: the names of its fields.
-    """
-    first, *_ = errors = error.errors(include_url=False)
-    if not first["loc"]:  # what several fields together must be
-        return first["msg"].removeprefix("Value error, ")
-    place = first["loc"][0]
-    field = known[place] if isinstance(place, int) else place
-    if first["type"] == "unexpected_keyword_argument":
-        return f"field: {unknown(field, known)}"
-    # One that may be of several kinds has an error for each.
-    ones = [one for one in errors if one["loc"][0] == place]
-    if ours := [one for one in ones if one["type"] == "value_error"]:
-        text = ours[0]["msg"].removeprefix("Value error, ")
-        return f"{field} {text}" if text.startswith("must") else f"{field}: {text}"
-    if first["type"] == "literal_error" and len(ones) == 1:
-        choices = re.findall("'([^']*)'", first.get("ctx", {})["expected"])
-        return f"{field}: {unknown(first['input'], choices)}"
-    wanted = " or ".join(dict.fromkeys(map(_wanted, ones)))
-    got = textwrap.shorten(str(first["input"]), 80)
-    return f"{field} must be {wanted}; got {got}"
-
-
-def _wanted(error: Mapping[str, Any]) -> str:
-    if (words := WORDS.get(error["type"])) is None:
-        return error["msg"].removeprefix("Input should be ")
-    return words.format(**error.get("ctx", {}))
-
-
-def checked(kind: type[Made]) -> type[Made]:
-    """Has a pydantic dataclass say in one line, as ValueError, what is wrong."""
-    made, known = kind.__init__, [field.name for field in dataclasses.fields(kind)]  # pyright: ignore
-
-    @functools.wraps(made)
-    def __init__(self: Any, *args: Any, **fields: Any) -> None:
-        try:
-            made(self, *args, **fields)
-        except pydantic.ValidationError as error:
-            raise ValueError(said(error, known)) from None
-
-    kind.__init__ = __init__
-    return kind
-
-
 @checked
-@pydantic.dataclasses.dataclass(
-    frozen=True,
-    config=pydantic.ConfigDict(
-        strict=True, extra="forbid", arbitrary_types_allowed=True
-    ),
-)
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
 class Config:
     """One study: policies × seeds on one model and one data set."""
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pydantic
 
-from .config import PRESETS, Config, said
+from .checks import said
+from .config import PRESETS, Config
 
 _CONFIG = pydantic.TypeAdapter(Config)
 

@@ -8,11 +8,12 @@ import pydantic
 import tyro
 from pydantic import Field
 
-from ..config.config import Config, checked
+from ..config.checks import STRICT, checked
+from ..config.config import Config
 
 
 @checked
-@pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(strict=True))
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
 class Find:
     """One range test: a multiplier for each layer in turn, from one state of training.
 

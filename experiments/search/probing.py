@@ -15,7 +15,7 @@ from optax_llr import freeze_phases
 
 from ..data.dataset import Dataset
 from ..models.convolution import compiler_options
-from ..policies.catalogue import configured
+from ..policies.chosen import configured
 from ..terminal import signals
 from ..training import stacking
 from ..training.compiling import policy_tables

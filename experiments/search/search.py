@@ -8,13 +8,14 @@ import pydantic
 import tyro
 from pydantic import Field
 
-from ..config.config import Config, checked
+from ..config.checks import STRICT, checked
+from ..config.config import Config
 
 ONE_BY_ONE = "whose trials run one by one: give the command once for each worker"
 
 
 @checked
-@pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(strict=True))
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
 class Search:
     """One search: trials × policies, each trial a run with other numbers."""
 

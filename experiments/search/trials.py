@@ -11,7 +11,8 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from ..policies.catalogue import Policy, configured
+from ..policies.chosen import configured
+from ..policies.policy import Policy
 from ..records import records
 from ..terminal import signals
 from ..terminal.progress import Progress

@@ -22,7 +22,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from ..config.config import Config
 from ..data.dataset import Dataset
-from ..policies.catalogue import configured
+from ..policies.chosen import configured
 from ..records import records, run_directory
 from ..records.environment import environment
 from ..terminal import signals

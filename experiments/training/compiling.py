@@ -21,8 +21,8 @@ from ..config.config import Config
 from ..data import cache
 from ..data.dataset import Dataset
 from ..models.convolution import compiler_options
-from ..policies.catalogue import Policy
 from ..policies.optimizers import Layering, scheduled
+from ..policies.policy import Policy
 from ..policies.rates import global_rate
 from . import stacking
 from .devices import Devices

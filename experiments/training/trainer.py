@@ -11,7 +11,8 @@ import numpy as np
 from ..config.config import Config
 from ..data.cifar import DataError, Split
 from ..data.dataset import Dataset
-from ..policies.catalogue import POLICIES, Policy
+from ..policies.catalogue import POLICIES
+from ..policies.policy import Policy
 from . import stacking
 from .compiling import Compiled, Compiler
 from .devices import Devices

@@ -16,7 +16,7 @@ from experiments import Config, Policy
 from experiments import __main__ as command
 from experiments.config import own
 from experiments.data import dataset
-from experiments.policies.catalogue import configured
+from experiments.policies.chosen import configured
 from experiments.policies.computed import differing, moments, updates
 from experiments.training.compiling import policy_tables
 

@@ -17,7 +17,8 @@ from experiments import __main__ as command
 from experiments import preview
 from experiments.config.config import Config
 from experiments.data import dataset as data
-from experiments.policies.catalogue import POLICIES, configured
+from experiments.policies.catalogue import POLICIES
+from experiments.policies.chosen import configured
 from experiments.training import compiling, program
 
 CONFIG = Config(policies=("uniform", "early-first", "uniform-cosine", "freezeout"))

@@ -10,7 +10,8 @@ import pytest
 import optax_llr
 from experiments.config.config import MEASURED, POLICY_NAMES, PRESETS, Config, Schedule
 from experiments.policies import catalogue
-from experiments.policies.catalogue import POLICIES, configured, with_controls
+from experiments.policies.catalogue import POLICIES
+from experiments.policies.chosen import configured, with_controls
 from experiments.policies.optimizers import scheduled
 from experiments.policies.rates import global_rate
 from experiments.training.compiling import policy_tables

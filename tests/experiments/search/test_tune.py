@@ -19,7 +19,7 @@ from experiments.config import files
 from experiments.config.config import Config
 from experiments.data import cifar
 from experiments.data import dataset as data
-from experiments.policies import catalogue
+from experiments.policies import chosen
 from experiments.search import figures as tune_figures
 from experiments.search import trials, tune
 from experiments.search.search import Search
@@ -376,7 +376,7 @@ def test_the_configuration_that_was_found_is_taken_by_a_study(tmp_path):
     expected = dataclasses.replace(asked.config, name="t-tuned", numbers=config.numbers)
     assert config == expected
     assert config.numbers["late-first.last_end"] == 1.0
-    found = catalogue.configured(config)["early-first"]
+    found = chosen.configured(config)["early-first"]
     values = {n.name: n.value for n in found.numbers(config.rate)}
     tried = [t.params for t in study(asked, "early-first").trials]
     assert values in tried
