@@ -53,6 +53,8 @@ class Variant:
     """Of each channel over the training images, pixels in [0, 1], float32, (3,)."""
     std: np.ndarray
     """Likewise."""
+    sums: tuple[tuple[int, ...], tuple[int, ...]]
+    """Of the pixels of each channel, over all training and over all test images."""
 
     @property
     def files(self) -> set[str]:
@@ -75,6 +77,10 @@ CIFAR10 = Variant(
     ),
     mean=np.array([0.49140, 0.48216, 0.44653], np.float32),
     std=np.array([0.24703, 0.24349, 0.26159], np.float32),
+    sums=(
+        (6_415_714_204, 6_295_060_180, 5_829_907_619),
+        (1_290_492_328, 1_266_775_083, 1_176_108_223),
+    ),
 )
 CIFAR100 = Variant(
     name="cifar100",
@@ -102,6 +108,11 @@ CIFAR100 = Variant(
     ),
     mean=np.array([0.50708, 0.48655, 0.44092], np.float32),
     std=np.array([0.26733, 0.25644, 0.27615], np.float32),
+    # No CIFAR-100 was at hand: of published means, × 255 × pixels, whole up to 1e-6.
+    sums=(
+        (6_620_373_279, 6_352_382_090, 5_756_623_363),
+        (1_328_830_313, 1_272_680_636, 1_153_999_502),
+    ),
 )
 # fmt: on
 VARIANTS = {variant.name: variant for variant in (CIFAR10, CIFAR100)}
@@ -142,15 +153,56 @@ class Published:
 
 
 def read_cifar(variant: Variant, archive: Path | None = None) -> Published:
-    """All of a data set, from the cache if its source has been read before."""
-    if archive is not None:
-        if not archive.is_file():
-            raise DataError(f"{archive}: expected {variant.archive}, found no file.")
-        return _cached(variant, [archive], lambda: _read_archive(variant, archive))
-    folder = _find_prepared(variant)
-    return _cached(
-        variant, sorted(folder.iterdir()), lambda: _read_prepared(variant, folder)
-    )
+    """All of a data set, from the cache if its source has been read before.
+
+    Raises:
+        DataError: it is missing, damaged, or another set.
+    """
+    try:
+        if archive is None:
+            place = _find_prepared(variant)
+            files, read = sorted(place.iterdir()), _read_prepared
+        elif archive.is_file():
+            place, files, read = archive, [archive], _read_archive
+        else:
+            raise DataError(
+                f"{archive}: expected {variant.archive}, found no file. Give --archive "
+                "its path."
+            )
+        published = _cached(variant, files, lambda: read(variant, place))
+    except OSError as error:
+        option = "TFDS_DATA_DIR" if archive is None else "--archive"
+        where = error.filename or archive or option
+        raise DataError(
+            f"{where}: expected {variant.title} there, but it cannot be read "
+            f"({error.strerror}). Make it readable, or give {option} another path."
+        ) from error
+    _refuse_others(variant, published, place)
+    return published
+
+
+def _refuse_others(variant: Variant, published: Published, place: Path) -> None:
+    """Refuses another set in the form of this one, by facts that no order changes."""
+    classes = len(variant.classes)
+    for part, split, count, sums in zip(
+        ("training", "test"),
+        (published.train, published.test),
+        (TRAINING_IMAGES[variant.name], TEST_IMAGES),
+        variant.sums,
+        strict=True,
+    ):
+        each = count // classes
+        counts = np.bincount(split.labels, minlength=classes)
+        pixels = split.images.sum(axis=0, dtype=np.uint64).sum(axis=(0, 1))
+        if counts.tolist() != [each] * classes or tuple(pixels.tolist()) != sums:
+            raise DataError(
+                f"{place}: expected {variant.title}, with {each:,} {part} images of "
+                f"each class, whose pixels sum to {sums} by channel; got "
+                f"{counts.min():,} to {counts.max():,} images of a class, which sum "
+                f"to {tuple(pixels.tolist())}.\nDownload or prepare {variant.title} "
+                "again. A set of your own is read by a function of your own: give "
+                "--data my_file.py:load."
+            )
 
 
 def _find_prepared(variant: Variant) -> Path:
@@ -226,9 +278,10 @@ def _decode(source: Any) -> Split:
 
 def _read_archive(variant: Variant, path: Path) -> Published:
     contents: dict[str, bytes] = {}
+    packed = path.read_bytes()
     try:
         # All at once, because gzip's own checksum stands at the very end.
-        unzipped = io.BytesIO(gzip.decompress(path.read_bytes()))
+        unzipped = io.BytesIO(gzip.decompress(packed))
         with tarfile.open(fileobj=unzipped) as archive:
             for member in archive:
                 if member.isfile() and (file := archive.extractfile(member)):
@@ -315,7 +368,11 @@ def _cached(
     try:
         _save_cache(kept, published)
     except OSError as error:
-        logger.warning("The cache %s cannot be written: %s.", kept, error)
+        logger.warning(
+            "The cache %s cannot be written: %s. Set XDG_CACHE_HOME to another.",
+            kept,
+            error,
+        )
     return published
 
 

@@ -131,7 +131,14 @@ def cut(
     Raises:
         ValueError: some class would be missing from one of the two.
     """
-    most = classes * (int(np.bincount(labels, minlength=classes).min()) - 1)
+    counts = np.bincount(labels, minlength=classes)
+    if counts.min() < 2:
+        raise ValueError(
+            "training images: expected 2 or more of each class, for the two parts, got "
+            f"{counts.min()} of class {counts.argmin()} (from 0 to {classes - 1}). Add "
+            "some, or leave the class out."
+        )
+    most = classes * (int(counts.min()) - 1)
     if not classes <= validation <= most:
         raise ValueError(
             f"validation: expected {classes} to {most} images, so that each class "

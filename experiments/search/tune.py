@@ -109,13 +109,23 @@ def _storage(search: Search) -> BaseStorage:
                 f"{str(path)!r} is damaged: {error}. Restore it, or give another --name"
             ) from None
     try:
-        return optuna.storages.get_storage(search.storage)
+        return _database(search.storage)
     except (ImportError, sqlalchemy.exc.SQLAlchemyError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(
             "storage must be the URL of a database that can be opened, such as "
             f"sqlite:///search.db, with its driver installed; got {reason}"
         ) from None
+
+
+def _database(url: str, tries: int = 5) -> BaseStorage:
+    try:
+        return optuna.storages.get_storage(url)
+    except sqlalchemy.exc.DBAPIError as error:
+        # Optuna fails where another worker makes its tables at the same moment.
+        if tries == 1 or "already exists" not in str(error):
+            raise
+    return _database(url, tries - 1)
 
 
 def _check_begun(

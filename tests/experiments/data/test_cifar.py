@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import gzip
 import io
 import json
@@ -27,6 +28,18 @@ ROOT = Path(__file__).parents[3]
 def cache(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "optax_llr"
+
+
+@pytest.fixture(autouse=True)
+def others(request, monkeypatch):
+    """Lets small sets pass for the real ones, but where a test is about just that."""
+    if "strict" not in request.fixturenames:
+        monkeypatch.setattr(cifar, "_refuse_others", lambda *_: None)
+
+
+@pytest.fixture
+def strict():
+    """Only what was published passes, as for users."""
 
 
 def equal(first: cifar.Published, second: cifar.Published) -> bool:
@@ -173,7 +186,8 @@ def test_prepared_set_is_read_without_tensorflow(few, tmp_path):
     trap = tmp_path / "trap" / "tensorflow" / "__init__.py"
     trap.write_text("import os; os.write(2, b'tensorflow imported'); os._exit(3)")
     program = (
-        "import sys; from experiments.data import dataset as data;"
+        "import sys; from experiments.data import cifar, dataset as data;"
+        "cifar._refuse_others = lambda *_: None;"
         "print(len(data.load('cifar10', validation=100).train));"
         "assert 'tensorflow_datasets' in sys.modules"
     )
@@ -216,7 +230,7 @@ def test_damaged_prepared_set_is_refused(few, cache, damage):
 
 @pytest.mark.slow
 def test_whole_set_is_decoded_once_and_then_starts_in_two_seconds(
-    whole, monkeypatch, cache
+    strict, whole, monkeypatch, cache
 ):
     monkeypatch.setenv("TFDS_DATA_DIR", str(whole))
     first = data.load("cifar10", validation=5000)
@@ -440,7 +454,7 @@ def test_archive_with_other_content_is_refused(archive, name, content, message):
 
 @either
 def test_archive_that_is_not_there_is_refused(variant, tmp_path):
-    message = f"none.tar.gz: expected {variant.archive}, found no file"
+    message = f"none.tar.gz: expected {variant.archive}, found no file.*--archive"
     with pytest.raises(cifar.DataError, match=message):
         data.load(variant.name, archive=tmp_path / "none.tar.gz", validation=20)
 
@@ -469,6 +483,109 @@ def test_damaged_archive_is_refused(archive, damage):
     archive.path.write_bytes(damage(archive.path.read_bytes()))
     with pytest.raises(cifar.DataError, match=f"{archive.path}: .*(damaged|missing)"):
         data.load("cifar10", archive=archive.path, validation=20)
+
+
+# Another set in the form of a published one.
+
+
+def test_part_of_a_prepared_set_is_refused(strict, few):
+    message = f"^{few}: expected CIFAR-10, with 5,000 training images (?s:.*)--data"
+    with pytest.raises(cifar.DataError, match=message):
+        data.load("cifar10", validation=100)
+
+
+@either
+def test_archive_of_other_pixels_is_refused_also_from_the_cache(strict, archive):
+    for _ in range(2):
+        with pytest.raises(
+            cifar.DataError, match=f"(?s)^{archive.path}: expected .*--data"
+        ):
+            data.load(archive.variant.name, archive=archive.path, validation=100)
+
+
+def sums(split):
+    return tuple(int(split.images[..., channel].sum()) for channel in range(3))
+
+
+@pytest.fixture
+def known(archive):
+    """CIFAR-10 as if that of the archive had been published."""
+    published = expected(archive)
+    both = sums(published.train), sums(published.test)
+    return dataclasses.replace(archive.variant, sums=both)
+
+
+def test_known_set_is_not_refused(strict, archive, known):
+    assert equal(cifar.read_cifar(known, archive.path), expected(archive))
+
+
+@pytest.mark.parametrize(
+    ("file", "place", "said"),
+    [
+        ("data_batch_3.bin", 1, "training images .* got 10 to 10 images"),
+        ("data_batch_3.bin", 0, "training images .* got 9 to 11 images"),
+        ("test_batch.bin", 1, "test images .* got 2 to 2 images"),
+        ("test_batch.bin", 0, "test images .* got 1 to 3 images"),
+    ],
+)
+def test_a_changed_pixel_or_label_is_refused(strict, archive, known, file, place, said):
+    content = bytearray(archive.files[file])
+    content[place] = (content[place] + 1) % 10 if place == 0 else content[place] ^ 1
+    archive.files[file] = bytes(content)
+    archive.write()
+    with pytest.raises(cifar.DataError, match=f"expected CIFAR-10, with .*{said}"):
+        cifar.read_cifar(known, archive.path)
+
+
+# What the system refuses to read.
+
+
+def test_path_that_cannot_be_is_refused_with_its_option(monkeypatch, tmp_path):
+    longer = tmp_path / ("x" * 300)  # than a name may be
+    with pytest.raises(cifar.DataError, match=f"{longer}.* give --archive another"):
+        data.load("cifar10", archive=longer, validation=100)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(longer))
+    with pytest.raises(cifar.DataError, match=f"{longer}.* give TFDS_DATA_DIR another"):
+        data.load("cifar10", validation=100)
+
+
+def refuse(path, *_):
+    raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+
+def test_archive_that_may_not_be_read_is_not_called_damaged(archive, monkeypatch):
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    message = f"{archive.path}: expected CIFAR-10 there.*Permission denied.*--archive"
+    with pytest.raises(cifar.DataError, match=message):
+        data.load("cifar10", archive=archive.path, validation=20)
+
+
+def test_error_of_a_disk_that_names_no_file_is_said_of_the_archive(
+    archive, monkeypatch
+):
+    def fail(path):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(cifar.DataError, match=f"^{archive.path}: .*Input/output error"):
+        data.load("cifar10", archive=archive.path, validation=20)
+
+
+@pytest.mark.parametrize("call", ["read_bytes", "iterdir"])
+def test_prepared_set_that_may_not_be_read_is_refused(monkeypatch, tmp_path, call):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    prepared_as(tmp_path / "cifar10" / "3.0.2", fileFormat="array_record")
+    monkeypatch.setattr(Path, call, refuse)
+    with pytest.raises(cifar.DataError, match=r"3\.0\.2.*Permission.*TFDS_DATA_DIR"):
+        data.load("cifar10", validation=20)
+
+
+def test_prepared_file_that_is_a_dangling_link_is_refused(few):
+    shard = few / "cifar10-test.array_record-00000-of-00001"
+    shard.unlink()
+    shard.symlink_to("nowhere")
+    with pytest.raises(cifar.DataError, match=f"{shard}.*No such file.*TFDS_DATA_DIR"):
+        data.load("cifar10", validation=20)
 
 
 # The cache.
@@ -567,6 +684,7 @@ def test_cache_that_cannot_be_written_is_said(archive, monkeypatch, caplog, tmp_
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert equal(cifar.read_cifar(archive.variant, archive.path), expected(archive))
     assert "cannot be written" in caplog.messages[-1]
+    assert "XDG_CACHE_HOME" in caplog.messages[-1]
 
 
 def test_cache_lies_in_the_home_folder_by_default(archive, monkeypatch, tmp_path):

@@ -83,6 +83,15 @@ def test_validation_set_without_some_class_is_refused(validation):
         data.load("sample", validation=validation)
 
 
+@pytest.mark.parametrize("count", [0, 1])
+def test_class_that_cannot_be_in_both_parts_is_said(count):
+    labels = np.array([0, 1, 3] * 10 + [2] * count)
+    with pytest.raises(
+        ValueError, match=f"2 or more of each class.* got {count} of class 2"
+    ):
+        data.cut(labels, 4, 4)
+
+
 @pytest.mark.parametrize("fraction", [-1, 0, 0.005, 1.001, np.inf, np.nan])
 def test_share_that_is_no_share_or_lacks_a_class_is_refused(fraction):
     with pytest.raises(ValueError, match=rf"train_fraction: .*1500.* got {fraction}"):

@@ -13,6 +13,7 @@ from typing import ClassVar
 import numpy as np
 import optuna
 import pytest
+import sqlalchemy.exc
 from optuna.trial import TrialState
 
 from experiments.config import files
@@ -448,6 +449,19 @@ def test_a_database_keeps_the_search_as_well(tmp_path):
     _, second = run(searched(tmp_path / "b", 8, storage=url))
     assert first + second == whole
     assert not (tmp_path / "a" / "t.tune" / "journal.log").exists()
+
+
+def test_a_worker_goes_on_where_another_makes_the_tables_at_once(tmp_path, monkeypatch):
+    url = f"sqlite:///{tmp_path / 'search.db'}"
+    open_database, exists = optuna.storages.get_storage, "table studies already exists"
+
+    def late(given):
+        monkeypatch.setattr(optuna.storages, "get_storage", open_database)
+        raise sqlalchemy.exc.OperationalError("CREATE", {}, Exception(exists))
+
+    monkeypatch.setattr(optuna.storages, "get_storage", late)
+    status, runs = run(searched(tmp_path, 2, storage=url))
+    assert (status, len(runs)) == (0, 4)
 
 
 def test_a_damaged_file_is_refused_in_one_line(tmp_path):
