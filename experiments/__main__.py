@@ -19,8 +19,9 @@ python -m experiments preview POLICY [PRESET] [--FIELD VALUE …]
     Draw what a policy will do to each layer, without training and without data.
 
 python -m experiments report FOLDER [FOLDER …] [--out FOLDER]
-    Make plots, tables and report.html of each study again from its records; of
-    several studies a joined.html too, in the first folder or in --out.
+    Make plots, tables and report.html again from the records of a study, in its
+    folder or in --out; of several studies, in the folder of each, and a joined.html
+    in the first or in --out.
 
 python -m experiments policies
     What each policy does, where it comes from and what is expected of it.
@@ -190,15 +191,18 @@ def _are_folders(folders: Sequence[str], *others: str) -> bool:
 
 
 def _report(folders: Sequence[str], out: str) -> int:
-    from .records import records
+    from .records import records, run_directory
     from .report import report
 
-    if len(folders) == 1 and out != folders[0]:
-        return _refuse("--out is for the joined report of several folders; got one")
     recorded = [records.read(Path(folder)) for folder in folders]
-    for study in recorded:
-        print(report.build(study))
-    if len(recorded) > 1:
+    for line in (line for study in recorded for line in study.assumed):
+        print(line, file=sys.stderr)
+    with run_directory.advised(Path(out), "--out"):
+        if len(recorded) == 1:
+            print(report.build(recorded[0], Path(out)))
+            return 0
+        for study in recorded:
+            print(report.build(study))
         print(report.join(recorded, Path(out)))
     return 0
 

@@ -69,28 +69,28 @@ class Checkpoints:
             raise _explained(error, self._folder) from error
 
     def newest(
-        self,
-        like: State,
-        check: Callable[[About], None],
-        say: Callable[[str], None],
+        self, like: State, say: Callable[[str], None]
     ) -> tuple[State, About] | None:
-        """The newest good checkpoint; newer ones are named, and removed.
+        """The newest good checkpoint; newer ones are named, and put aside.
 
         Args:
             like: a state of the same structure, or its shapes.
-            check: raises ValueError where what is beside the state does not fit.
             say: is told of every checkpoint that is not used, and why.
         """
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 arrays, about = self._read(step)
-                check(about)
                 return from_arrays(arrays, like), about
             except Exception as error:  # what damage raises differs by the damage
-                reason = str(error).splitlines()[0] if str(error) else repr(error)
-                say(f"checkpoint of step {step:,} is not used: {reason:.200}")
-            # By hand, because Orbax may be unable to read what is to be removed.
-            shutil.rmtree(self._folder / str(step))
+                reason = _first_line(error)
+            # By hand, because Orbax may be unable to read what is to be put aside.
+            unused = self._folder / f"{step}.unused"
+            shutil.rmtree(unused, ignore_errors=True)
+            (self._folder / str(step)).rename(unused)
+            say(
+                f"checkpoint of step {step:,} is not used, and kept as "
+                f"{str(unused)!r} until the run is over: {reason:.200}"
+            )
             self._manager.close()
             self._manager = self._open()
         return None
@@ -186,5 +186,9 @@ def _explained(error: Exception, folder: Path) -> OSError:
     """What Orbax raised, as the error of a file, in one line."""
     if "No space left" in str(error):
         return OSError(errno.ENOSPC, "no space left for a checkpoint", str(folder))
-    first = str(error).splitlines()[0] if str(error) else repr(error)
-    return OSError(errno.EIO, f"a checkpoint cannot be written ({first})", str(folder))
+    said = f"a checkpoint cannot be written ({_first_line(error)})"
+    return OSError(errno.EIO, said, str(folder))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else repr(error)

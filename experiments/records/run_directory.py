@@ -1,7 +1,7 @@
 """The folder of a study: one process at a time, one configuration for ever."""
 
 import contextlib
-import fcntl
+import errno
 import json
 import os
 import textwrap
@@ -9,9 +9,11 @@ from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .records import plain, read_json, write_json
+import filelock
 
-UNFINISHED = (".lock", ".part")
+from .records import defaults, plain, read_config, read_json, write_json
+
+UNFINISHED = (".lock", ".process", ".part")
 """How the names of files end that say nothing yet."""
 MANNERS = {
     *("out", "archive", "checkpoint_seconds", "tensorboard"),
@@ -19,6 +21,39 @@ MANNERS = {
 }
 """Fields that change nothing in what a study finds out, but for the last bits; data
 have their checksum."""
+
+
+ADVICE = {
+    errno.ENOSPC: "make room, and give the same command again",
+    errno.EDQUOT: "make room, and give the same command again",
+    errno.EACCES: "give a place that can be written, by {}",
+    errno.EPERM: "give a place that can be written, by {}",
+    errno.EROFS: "give a place that can be written, by {}",
+    errno.EEXIST: "move what is in the way, or give another {}",
+    errno.ENOTDIR: "move what is in the way, or give another {}",
+    errno.EISDIR: "move what is in the way, or give another {}",
+    errno.ENAMETOOLONG: "give a shorter {}",
+}
+
+
+@contextlib.contextmanager
+def advised(folder: Path, options: str = "--out or --name") -> Generator[None]:
+    """Says of an error of a file what can be done about it.
+
+    Args:
+        folder: what an error that names no file is about.
+        options: those of the command line that give another place.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # it is in words already
+            raise
+        place = os.fsdecode(error.filename or folder)
+        advice = ADVICE.get(error.errno, "give the same command again, or another {}")
+        raise OSError(
+            f"{place!r}: {error.strerror}; {advice.format(options)}"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -29,36 +64,38 @@ def claimed(folder: Path) -> Generator[None]:
 
     Raises:
         ValueError: another process is at work there.
-        OSError: it cannot be made.
+        OSError: it cannot be made, or a file in it not be read or written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = folder / ".lock"
-    with lock.open("a+") as file:
+    lock, owner = folder / ".lock", folder / ".process"
+    with advised(folder), contextlib.ExitStack() as held:
+        folder.mkdir(parents=True, exist_ok=True)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
+            held.enter_context(filelock.FileLock(lock, timeout=0))
+        except filelock.Timeout:
+            process = owner.read_text() if owner.exists() else "?"
             raise ValueError(
-                f"{str(folder)!r} is in use by process {file.read() or '?'}: wait for "
-                "its end, or give this study another --name"
+                f"{str(folder)!r} is in use by process {process}: wait for its end, or "
+                "give this study another --name"
             ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
         try:
+            owner.write_text(str(os.getpid()))
             yield
         finally:
+            owner.unlink(missing_ok=True)
             if list(folder.iterdir()) == [lock]:
                 lock.unlink()
                 folder.rmdir()
 
 
-def check_begun(folder: Path, asked: Mapping[str, Any]) -> None:
+def check_begun(folder: Path, asked: Mapping[str, Any]) -> list[str]:
     """Refuses to go on with what was begun otherwise.
 
     Args:
         folder: of a study or a run.
         asked: what config.json is to hold, or a part of it.
+
+    Returns:
+        What is assumed of a study that an older version began, in lines.
 
     Raises:
         ValueError: naming the fields that differ, or what else is wrong.
@@ -70,18 +107,21 @@ def check_begun(folder: Path, asked: Mapping[str, Any]) -> None:
                 f"{str(folder)!r} holds something else than a study; give another "
                 "--name or --out"
             )
-        return
-    begun = read_json(path, "study")
+        return []
+    begun, assumed = read_config(path, "study")
     before, now = (_deciding(config) for config in (begun, plain(asked)))
     if differing := differences(before, now):
         raise ValueError(
             f"{str(folder)!r} was begun with another configuration: "
-            f"{'; '.join(differing)}. Give the same to go on with it, or another --name"
+            f"{'; '.join([*differing, *assumed])}. Give the same to go on with it, or "
+            "another --name"
         )
+    return assumed
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What is now asked for otherwise, field by field; it may be a part of all."""
+    before = {**defaults(), **before}  # an older version did not know all fields
     return [
         f"{field} is {_short(now[field])}, was {_short(before.get(field))}"
         for field in now

@@ -63,8 +63,8 @@ def run(
     console = rich.console.Console(highlight=False, markup=False)
     say = functools.partial(console.print, soft_wrap=True)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    search.folder.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
+    with run_directory.advised(search.folder), warnings.catch_warnings():
+        search.folder.mkdir(parents=True, exist_ok=True)
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         searches = _begin(search, environment(command, dataset.checksum), say)
         try:

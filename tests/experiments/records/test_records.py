@@ -9,6 +9,7 @@ import written
 from written import CONFIG, END, SESSION, TRAIN
 
 from experiments.records import records
+from experiments.report import report
 
 
 @pytest.fixture
@@ -29,6 +30,7 @@ def test_what_is_written_is_read(folder):
     assert (read.folder, read.config) == (folder, CONFIG)
     assert (read.sessions, read.environment) == ((SESSION,), SESSION)
     assert read.events == (TRAIN, END)
+    assert (read.assumed, read.lost) == ((), ())
 
 
 def test_events_come_run_by_run_seed_by_seed(tmp_path):
@@ -100,19 +102,60 @@ def test_a_line_written_without_its_partner_is_left_out(folder):
     assert records.read(folder).events == (TRAIN, END)
 
 
+EVENTS = [TRAIN | {"step": step, "seconds": step / 4} for step in (1, 2, 3, 4)]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """The folder of a run of five events."""
+    written.study(tmp_path / "study", [*EVENTS, END | {"step": 5, "seconds": 1.25}])
+    return tmp_path / "study" / "uniform-0"
+
+
+def damage(path, *numbers):
+    """Flips a bit in these lines of a file."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    for number in numbers:
+        lines[number - 1] = lines[number - 1].replace(b"e", b"d", 1)
+    path.write_bytes(b"".join(lines))
+
+
+def test_lost_events_are_said_and_the_others_read(run):
+    damage(run / "metrics.jsonl", 2, 3)
+    read = records.read(run.parent)
+    assert read.lost == ("uniform-0/metrics.jsonl has lost lines 2–3",)
+    assert [event["step"] for event in read.events] == [1, 4, 5]
+    assert records.has_ended(run)
+
+
+def test_lost_times_are_said_and_interpolated(run):
+    damage(run / "timings.jsonl", 2, 5)
+    read = records.read(run.parent)
+    (said,) = read.lost
+    assert said.startswith("uniform-0/timings.jsonl has lost the times of 2 events")
+    assert [event["seconds"] for event in read.events] == [0.25, 0.5, 0.75, 1.0, 1.0]
+
+
+def test_without_any_time_there_is_none(run):
+    (run / "timings.jsonl").unlink()
+    read = records.read(run.parent)
+    assert "the times of 5 events" in read.lost[0]
+    assert np.isnan([event["seconds"] for event in read.events]).all()
+
+
+def test_lines_that_are_missing_at_the_end_are_said(run):
+    (run / "metrics.jsonl").write_bytes(b"")
+    read = records.read(run.parent)
+    assert read.events == ()
+    assert read.lost == ("uniform-0/metrics.jsonl has lost lines 1–4",)
+    assert not records.has_ended(run)
+
+
 @pytest.mark.parametrize("name", ["metrics", "timings"])
-def test_a_damaged_line_is_named_with_the_cure(folder, name):
-    path = folder / "uniform-0" / f"{name}.jsonl"
-    path.write_bytes(path.read_bytes().replace(b"8", b"9", 1))
-    message = rf"{name}\.jsonl', line 1: its checksum.*command of the study repairs"
-    with pytest.raises(ValueError, match=message):
-        records.read(folder)
-
-
-def test_times_that_are_missing_are_noticed(folder):
-    (folder / "uniform-0" / "timings.jsonl").unlink()
-    with pytest.raises(ValueError, match=r"timings\.jsonl' ends before"):
-        records.read(folder)
+def test_a_report_is_made_of_what_is_left_and_says_what_is_not(run, name):
+    damage(run / f"{name}.jsonl", *(range(1, 6) if name == "timings" else (1, 3)))
+    page = report.build(records.read(run.parent)).read_text()
+    assert f"uniform-0/{name}.jsonl has lost" in page
 
 
 @pytest.mark.parametrize(
@@ -148,6 +191,7 @@ def test_a_line_that_is_no_event_of_the_run_is_refused(folder, line, message):
         ("config.json", {"layers": {}}, "'layers': 'names' is a required property"),
         ("env.json", {"sessions": [{}]}, "'sessions', 0: 'started' is a required"),
         ("env.json", {"sessions": None}, "'sessions': None is not of type 'array'"),
+        ("env.json", {"sessions": []}, r"'sessions': \[\] "),
     ],
 )
 def test_a_file_of_another_shape_is_refused(folder, file, change, message):
@@ -156,7 +200,11 @@ def test_a_file_of_another_shape_is_refused(folder, file, change, message):
         records.read(folder)
 
 
-@pytest.mark.parametrize("content", [b"\xff", b"[]", b"null", b"", b"NaN"])
+CONTENTS = [b"\xff", b"[]", b"null", b"", b"NaN", b"[" * 10**5]
+CONTENTS += [b'{"sessions": ' + b"[" * 600 + b"]" * 600 + b"}"]
+
+
+@pytest.mark.parametrize("content", CONTENTS, ids=range(len(CONTENTS)))
 def test_a_damaged_file_is_named(folder, content):
     (folder / "env.json").write_bytes(content)
     message = r"env\.json'.*(is not of type 'object'|is not JSON)"
@@ -183,16 +231,32 @@ def test_a_file_in_place_of_the_folder_is_named(tmp_path):
         records.read(tmp_path / "file")
 
 
-def test_a_run_has_ended_when_its_last_line_says_so_and_all_are_whole(folder):
+def test_a_run_has_ended_when_its_last_line_says_so(folder):
     run = folder / "uniform-0"
     assert records.has_ended(run)
     assert not records.has_ended(folder / "uniform-1")
-    timings = (run / "timings.jsonl").read_bytes()
-    (run / "timings.jsonl").write_bytes(timings[:-1])
-    assert not records.has_ended(run)
-    (run / "timings.jsonl").write_bytes(timings)
     content = metrics(folder).read_bytes()
-    metrics(folder).write_bytes(content.replace(b"8", b"9", 1))
+    metrics(folder).write_bytes(content[:-1])
     assert not records.has_ended(run)
-    metrics(folder).write_bytes(content[: content.index(b"\n") + 1])
-    assert not records.has_ended(run)
+
+
+def test_a_field_that_an_older_version_did_not_know_is_its_default_and_said(folder):
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    del config["cutout"]
+    records.write_json(path, config)
+    read = records.read(folder)
+    assert read.config["cutout"] == CONFIG["cutout"] == 0
+    assert read.assumed == (
+        f"'cutout' is not in {str(path)!r}, which an older version wrote; taken as its "
+        "default 0",
+    )
+
+
+def test_a_field_that_an_older_version_called_otherwise_is_read(folder, monkeypatch):
+    monkeypatch.setitem(records.RENAMED, "blanked", "cutout")
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace("cutout", "blanked"))
+    read = records.read(folder)
+    assert read.config == CONFIG
+    assert read.assumed == ()

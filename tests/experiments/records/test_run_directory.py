@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,16 +36,12 @@ def test_a_folder_in_which_nothing_was_written_is_removed(tmp_path):
 def test_a_second_claim_is_refused_with_the_process_of_the_first(tmp_path):
     message = f"is in use by process {os.getpid()}: wait for its end"
     with run_directory.claimed(tmp_path / "demo"):
-        with (
-            pytest.raises(ValueError, match=message),
-            run_directory.claimed(tmp_path / "demo"),
-        ):
-            pass
-        with (
-            pytest.raises(ValueError, match=message),
-            run_directory.claimed(tmp_path / "demo"),
-        ):
-            pass
+        for _ in range(2):
+            with (
+                pytest.raises(ValueError, match=message),
+                run_directory.claimed(tmp_path / "demo"),
+            ):
+                pass
     with run_directory.claimed(tmp_path / "demo"):
         pass
 
@@ -68,13 +65,23 @@ def test_what_is_asked_for_is_written_once(begun):
 
 
 def test_another_configuration_is_refused_with_the_fields_that_differ(begun):
-    other = ASKED | {"rate": 0.2, "seeds": 3, "cutout": 8}
+    other = ASKED | {"rate": 0.2, "seeds": 3, "new": 8}
     message = (
         r"demo' was begun with another configuration: seeds is 3, was 1; rate is 0\.2, "
-        r"was 0\.1; cutout is 8, was null\. Give the same to go on"
+        r"was 0\.1; new is 8, was null\. Give the same to go on"
     )
     with pytest.raises(ValueError, match=message):
         run_directory.check_begun(begun, other)
+
+
+def test_a_field_that_an_older_version_did_not_know_was_its_default(begun):
+    path, older = begun / "config.json", dict(ASKED)
+    del older["cutout"]
+    path.write_text(json.dumps(older))
+    (said,) = run_directory.check_begun(begun, ASKED)
+    assert said.startswith(f"'cutout' is not in {str(path)!r}")
+    with pytest.raises(ValueError, match=r"cutout is 8, was 0; 'cutout' is not in"):
+        run_directory.check_begun(begun, ASKED | {"cutout": 8})
 
 
 def test_other_policies_are_another_configuration_but_other_words_are_not(begun):
@@ -122,6 +129,56 @@ def test_other_data_under_the_same_name_are_refused(begun):
     with pytest.raises(ValueError, match="was begun with other data"):
         run_directory.add_session(begun, SESSION | {"data_checksum": "beef"})
     assert len(json.loads((begun / "env.json").read_text())["sessions"]) == 1
+
+
+IN_THE_WAY = "move what is in the way, or give another --out or --name"
+
+
+def test_an_error_of_a_file_says_what_to_do(tmp_path):
+    (tmp_path / "file").touch()
+    for place, said in {
+        tmp_path / "file": f"file': File exists; {IN_THE_WAY}",
+        tmp_path / "file" / "demo": f"demo': Not a directory; {IN_THE_WAY}",
+        tmp_path / ("x" * 300): "': File name too long; give a shorter --out or --name",
+    }.items():
+        with (
+            pytest.raises(OSError, match=f"{re.escape(said)}$"),
+            run_directory.claimed(place),
+        ):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device", "x/y"), "'x/y': No space left on dev"),
+        (
+            OSError(28, "No space left on device"),
+            "demo': No space left on device; make ",
+        ),
+        (
+            PermissionError(13, "Permission denied", b"x"),
+            "'x': Permission denied; give a",
+        ),
+        (
+            OSError(30, "Read-only file system", "x"),
+            "file system; give a place that can",
+        ),
+        (
+            OSError(5, "Input/output error", "x"),
+            "error; give the same command again, or",
+        ),
+        (OSError("in words"), "in words"),
+    ],
+)
+def test_an_error_while_a_study_is_at_work_says_what_to_do(tmp_path, error, said):
+    with (
+        pytest.raises(OSError, match=re.escape(said)) as info,
+        run_directory.claimed(tmp_path / "demo"),
+    ):
+        raise error
+    assert "Errno" not in str(info.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_study_folder_of_a_helper_is_one_that_can_be_gone_on_with(tmp_path):
