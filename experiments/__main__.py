@@ -191,13 +191,14 @@ def _are_folders(folders: Sequence[str], *others: str) -> bool:
 
 
 def _report(folders: Sequence[str], out: str) -> int:
-    from .records import records, run_directory
+    from .records import records
     from .report import report
+    from .terminal.advice import advised
 
-    recorded = [records.read(Path(folder)) for folder in folders]
-    for line in (line for study in recorded for line in study.assumed):
-        print(line, file=sys.stderr)
-    with run_directory.advised(Path(out), "--out"):
+    with advised(Path(out), "FOLDER or --out"):
+        recorded = [records.read(Path(folder)) for folder in folders]
+        for line in (line for study in recorded for line in study.assumed):
+            print(line, file=sys.stderr)
         if len(recorded) == 1:
             print(report.build(recorded[0], Path(out)))
             return 0

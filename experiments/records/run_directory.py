@@ -1,7 +1,6 @@
 """The folder of a study: one process at a time, one configuration for ever."""
 
 import contextlib
-import errno
 import json
 import os
 import textwrap
@@ -11,6 +10,7 @@ from typing import Any
 
 import filelock
 
+from ..terminal.advice import advised
 from .records import defaults, plain, read_config, read_json, write_json
 
 UNFINISHED = (".lock", ".process", ".part")
@@ -21,39 +21,6 @@ MANNERS = {
 }
 """Fields that change nothing in what a study finds out, but for the last bits; data
 have their checksum."""
-
-
-ADVICE = {
-    errno.ENOSPC: "make room, and give the same command again",
-    errno.EDQUOT: "make room, and give the same command again",
-    errno.EACCES: "give a place that can be written, by {}",
-    errno.EPERM: "give a place that can be written, by {}",
-    errno.EROFS: "give a place that can be written, by {}",
-    errno.EEXIST: "move what is in the way, or give another {}",
-    errno.ENOTDIR: "move what is in the way, or give another {}",
-    errno.EISDIR: "move what is in the way, or give another {}",
-    errno.ENAMETOOLONG: "give a shorter {}",
-}
-
-
-@contextlib.contextmanager
-def advised(folder: Path, options: str = "--out or --name") -> Generator[None]:
-    """Says of an error of a file what can be done about it.
-
-    Args:
-        folder: what an error that names no file is about.
-        options: those of the command line that give another place.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno is None:  # it is in words already
-            raise
-        place = os.fsdecode(error.filename or folder)
-        advice = ADVICE.get(error.errno, "give the same command again, or another {}")
-        raise OSError(
-            f"{place!r}: {error.strerror}; {advice.format(options)}"
-        ) from error
 
 
 @contextlib.contextmanager
@@ -81,10 +48,11 @@ def claimed(folder: Path) -> Generator[None]:
             owner.write_text(str(os.getpid()))
             yield
         finally:
-            owner.unlink(missing_ok=True)
-            if list(folder.iterdir()) == [lock]:
-                lock.unlink()
-                folder.rmdir()
+            with contextlib.suppress(OSError):  # of which there may be one already
+                owner.unlink()
+                if list(folder.iterdir()) == [lock]:
+                    lock.unlink()
+                    folder.rmdir()
 
 
 def check_begun(folder: Path, asked: Mapping[str, Any]) -> list[str]:
@@ -104,8 +72,8 @@ def check_begun(folder: Path, asked: Mapping[str, Any]) -> list[str]:
     if not path.exists():
         if not all(file.name.endswith(UNFINISHED) for file in folder.iterdir()):
             raise ValueError(
-                f"{str(folder)!r} holds something else than a study; give another "
-                "--name or --out"
+                f"{str(folder)!r} holds something else than a study, or has lost its "
+                "config.json: put that back, or give another --name or --out"
             )
         return []
     begun, assumed = read_config(path, "study")

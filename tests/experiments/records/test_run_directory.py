@@ -131,53 +131,31 @@ def test_other_data_under_the_same_name_are_refused(begun):
     assert len(json.loads((begun / "env.json").read_text())["sessions"]) == 1
 
 
-IN_THE_WAY = "move what is in the way, or give another --out or --name"
-
-
-def test_an_error_of_a_file_says_what_to_do(tmp_path):
-    (tmp_path / "file").touch()
-    for place, said in {
-        tmp_path / "file": f"file': File exists; {IN_THE_WAY}",
-        tmp_path / "file" / "demo": f"demo': Not a directory; {IN_THE_WAY}",
-        tmp_path / ("x" * 300): "': File name too long; give a shorter --out or --name",
-    }.items():
-        with (
-            pytest.raises(OSError, match=f"{re.escape(said)}$"),
-            run_directory.claimed(place),
-        ):
-            pass
-
-
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("place", "said"),
     [
-        (OSError(28, "No space left on device", "x/y"), "'x/y': No space left on dev"),
-        (
-            OSError(28, "No space left on device"),
-            "demo': No space left on device; make ",
-        ),
-        (
-            PermissionError(13, "Permission denied", b"x"),
-            "'x': Permission denied; give a",
-        ),
-        (
-            OSError(30, "Read-only file system", "x"),
-            "file system; give a place that can",
-        ),
-        (
-            OSError(5, "Input/output error", "x"),
-            "error; give the same command again, or",
-        ),
-        (OSError("in words"), "in words"),
+        ("file", "file': File exists; move what is in the way, or give another --out"),
+        ("file/demo", "demo': Not a directory; move what is in the way"),
+        ("x" * 300, "x': File name too long; give a shorter --out or --name"),
     ],
 )
-def test_an_error_while_a_study_is_at_work_says_what_to_do(tmp_path, error, said):
+def test_a_place_where_no_folder_can_be_is_refused_with_what_to_do(
+    tmp_path, place, said
+):
+    (tmp_path / "file").touch()
     with (
-        pytest.raises(OSError, match=re.escape(said)) as info,
+        pytest.raises(OSError, match=re.escape(said)),
+        run_directory.claimed(tmp_path / place),
+    ):
+        pass
+
+
+def test_an_error_while_a_study_is_at_work_says_what_to_do(tmp_path):
+    with (
+        pytest.raises(OSError, match=r"demo': No space left on device; make room"),
         run_directory.claimed(tmp_path / "demo"),
     ):
-        raise error
-    assert "Errno" not in str(info.value)
+        raise OSError(28, "No space left on device")
     assert list(tmp_path.iterdir()) == []
 
 
