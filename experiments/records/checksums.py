@@ -33,7 +33,12 @@ class Lines(NamedTuple):
     @property
     def records(self) -> list[Record]:
         """The objects that are not lost."""
-        return [record for record in self.objects if record is not None]
+        return [record for _, record in self.numbered()]
+
+    def numbered(self) -> list[tuple[int, Record]]:
+        """Those with the numbers of their lines."""
+        pairs = enumerate(self.objects, start=1)
+        return [(number, record) for number, record in pairs if record is not None]
 
 
 class Writer:

@@ -163,49 +163,36 @@ def _read_run(
     """The events of a run; and what of them is lost, in words."""
     run, layers = run_folder(study, policy, seed), len(config["layers"]["names"])
     metrics, timings = read_lines(run)
-    for number, timing in enumerate(timings.objects, start=1):
-        if timing is not None:
-            check(timing, "timing", f"{str(run / 'timings.jsonl')!r}, line {number}")
-    for number, event in enumerate(metrics.objects, start=1):
-        if event is not None:
-            where = f"{str(run / 'metrics.jsonl')!r}, line {number}"
-            _check_of_run(event, where, (policy, seed), layers)
-    times = {timing["step"]: timing["seconds"] for timing in reversed(timings.records)}
+    times: dict[int, float] = {}
+    for number, timing in timings.numbered():
+        check(timing, "timing", f"{str(run / 'timings.jsonl')!r}, line {number}")
+        times.setdefault(timing["step"], timing["seconds"])
+    for number, event in metrics.numbered():
+        where = f"{str(run / 'metrics.jsonl')!r}, line {number}"
+        check_event(event, where)
+        if (event["policy"], event["seed"]) != (policy, seed):
+            raise ValueError(f"{where}: expected {policy}, seed {seed}, got {event}")
+        for field in LAYERWISE.get(event["kind"], ()):
+            if len(event[field]) != layers:
+                raise ValueError(
+                    f"{where}, {field}: expected {layers} numbers, one for each layer "
+                    f"of config.json; got {len(event[field])}"
+                )
+    events, lost = metrics.records, list[str]()
     # A crash may leave timings.jsonl one line more.
     missing = [None] * (len(timings.objects) - 1 - len(metrics.objects))
-    objects, events = [*metrics.objects, *missing], metrics.records
-    gone = [number for number, event in enumerate(objects, start=1) if event is None]
-    untimed = [event for event in events if event["step"] not in times]
-    lost: list[str] = []
-    if gone:
+    objects = enumerate([*metrics.objects, *missing], start=1)
+    if gone := [number for number, event in objects if event is None]:
         lost.append(f"{run.name}/metrics.jsonl has lost lines {checksums.spans(gone)}")
-    if untimed:
+    steps, known = [event["step"] for event in events], sorted(times)
+    if untimed := sum(step not in times for step in steps):
         lost.append(
-            f"{run.name}/timings.jsonl has lost the times of {len(untimed)} events, "
-            "which are interpolated"
+            f"{run.name}/timings.jsonl has lost the times of {untimed} events, which "
+            "are interpolated"
         )
-    return [event | {"seconds": _time(times, event["step"])} for event in events], lost
-
-
-def _time(times: Mapping[int, float], step: int) -> float:
-    """The seconds at a step; between those that are known where they are lost."""
-    if step in times or not times:
-        return times.get(step, math.nan)
-    known = sorted(times)
-    return float(np.interp(step, known, [times[at] for at in known]))
-
-
-def _check_of_run(event: Event, where: str, run: tuple[str, int], layers: int) -> None:
-    """Refuses an event of another shape, run or number of layers."""
-    check_event(event, where)
-    if (event["policy"], event["seed"]) != run:
-        raise ValueError(f"{where}: expected {run[0]}, seed {run[1]}, got {event}")
-    for field in LAYERWISE.get(event["kind"], ()):
-        if len(event[field]) != layers:
-            raise ValueError(
-                f"{where}, {field}: expected {layers} numbers, one for each layer "
-                f"of config.json; got {len(event[field])}"
-            )
+    seconds = np.interp(steps, known or [0], [times[at] for at in known] or [math.nan])
+    timed = zip(events, seconds.tolist(), strict=True)
+    return [event | {"seconds": at} for event, at in timed], lost
 
 
 def read_config(path: Path, kind: str) -> tuple[dict[str, Any], list[str]]:
@@ -250,15 +237,11 @@ def read_json(path: Path, kind: str) -> dict[str, Any]:
         ) from None
     except (ValueError, RecursionError) as error:  # also of what is not UTF-8
         raise ValueError(f"{str(path)!r} is not JSON: {error}") from None
-    check(value := _renamed(value), kind, repr(str(path)))
+    if isinstance(value, dict):
+        fields = cast(dict[str, Any], value)
+        value = {RENAMED.get(name, name): item for name, item in fields.items()}
+    check(value, kind, repr(str(path)))
     return value
-
-
-def _renamed(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    fields = cast(dict[str, Any], value)
-    return {RENAMED.get(name, name): item for name, item in fields.items()}
 
 
 def _refuse_constant(name: str) -> None:

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import written
 from written import CONFIG, SESSION
 
 from experiments.records import run_directory
@@ -21,16 +20,13 @@ def begun(tmp_path):
     return tmp_path / "demo"
 
 
-def test_the_folder_is_made_and_left_where_something_is_in_it(tmp_path):
-    with run_directory.claimed(tmp_path / "a" / "demo"):
-        (tmp_path / "a" / "demo" / "config.json").touch()
-    assert (tmp_path / "a" / "demo" / "config.json").exists()
-
-
-def test_a_folder_in_which_nothing_was_written_is_removed(tmp_path):
+def test_the_folder_is_made_and_left_only_where_something_is_in_it(tmp_path):
     with run_directory.claimed(tmp_path / "demo"):
         assert (tmp_path / "demo").exists()
     assert list(tmp_path.iterdir()) == []
+    with run_directory.claimed(tmp_path / "a" / "demo"):
+        (tmp_path / "a" / "demo" / "config.json").touch()
+    assert (tmp_path / "a" / "demo" / "config.json").exists()
 
 
 def test_a_second_claim_is_refused_with_the_process_of_the_first(tmp_path):
@@ -157,7 +153,3 @@ def test_an_error_while_a_study_is_at_work_says_what_to_do(tmp_path):
     ):
         raise OSError(28, "No space left on device")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_study_folder_of_a_helper_is_one_that_can_be_gone_on_with(tmp_path):
-    run_directory.check_begun(written.study(tmp_path / "x", []), CONFIG)
