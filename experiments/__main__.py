@@ -12,8 +12,9 @@ python -m experiments find [PRESET] [--horizon K] [--FIELD VALUE …]
 python -m experiments preview POLICY [PRESET] [--FIELD VALUE …]
     Draw what a policy will do to each layer, without training.
 python -m experiments report FOLDER [FOLDER …] [--out FOLDER]
-    Make plots, tables and report.html of each study again from its records; of
-    several studies a joined.html too.
+    Make plots, tables and report.html again from the records of a study, in its
+    folder or in --out; of several studies, in the folder of each, and a joined.html
+    in the first or in --out.
 python -m experiments policies [NAME …]
     What each policy does, where it comes from and what is expected of it.
 
@@ -163,23 +164,29 @@ class Report:
     folders: tyro.conf.Positional[tuple[Path, ...]]
     """Of studies."""
     out: Path | None = None
-    """Where the joined report of several studies is made; None for the first folder."""
+    """Where the report of one study is made, or the joined one of several; None for the
+    first folder."""
 
 
 def _report(arguments: Sequence[str]) -> int:
     asked = _asked(Report, "report", arguments)
     from .records import records
     from .report import report
+    from .terminal.advice import advised
 
     if not asked.folders:
         raise ValueError("report: expected the folder of a study, or several")
-    if len(asked.folders) == 1 and asked.out is not None:
-        raise ValueError("--out is for the joined report of several folders; got one")
-    recorded = [records.read(folder) for folder in asked.folders]
-    for study in recorded:
-        print(report.build(study))
-    if len(recorded) > 1:
-        print(report.join(recorded, asked.out or asked.folders[0]))
+    out = asked.out or asked.folders[0]
+    with advised(out, "FOLDER or --out"):
+        recorded = [records.read(folder) for folder in asked.folders]
+        for line in (line for study in recorded for line in study.assumed):
+            print(line, file=sys.stderr)
+        if len(recorded) == 1:
+            print(report.build(recorded[0], out))
+            return 0
+        for study in recorded:
+            print(report.build(study))
+        print(report.join(recorded, out))
     return 0
 
 

@@ -116,7 +116,8 @@ def run(
         folder
     ):  # before anything compiles: a bad place is known now
         asked = _asked(config)
-        run_directory.check_begun(folder, asked)
+        for line in run_directory.check_begun(folder, asked):
+            say(line)
         try:
             if _is_done(folder, config):
                 say(f"All {_number(config)} runs were done before.")

@@ -23,10 +23,11 @@ END = {
     "params_sha256": "c0ffee",
 }
 CONFIG = {
+    **records.defaults(),
     "name": "demo",
     "model": "cnn-shallow",
-    "source": "sample",
-    "seeds": 1,
+    "data": "sample",
+    "seeds": [0],
     "marks": [0.3],
     "layers": {"names": ["conv1", "head"], "level": [0, 1], "members": {}},
     "policies": {
@@ -67,8 +68,8 @@ def study(folder, events, config=CONFIG, sessions=(SESSION,)):
 
 
 def write(path, lines):
-    """Writes sealed lines, whatever they hold."""
-    writer = checksums.Writer(path, checksums.read(path), keep=0)
+    """Writes lines with their checksums, whatever they hold."""
+    writer = checksums.Writer(path)
     for line in lines:
         writer.write(records.plain(line))
     writer.close()

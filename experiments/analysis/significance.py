@@ -113,8 +113,13 @@ def median_time(
         missed: how long runs were watched that ended without it, infinite for those
             that never can; they all count as later than any in `reached`.
         unfinished: how long runs were watched that have neither ended nor seen it.
+
+    Returns:
+        It; NaN where one of the times is.
     """
     times = [*reached, *missed, *unfinished]
+    if any(math.isnan(time) for time in times):
+        return Time(math.nan, censored=False)
     longest = max(time for time in (*times, 0.0) if time < math.inf)
     # Those that missed it stay at risk to the last; SciPy wants finite times.
     waiting = [*unfinished, *(longest for _ in missed)]

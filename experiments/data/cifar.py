@@ -187,7 +187,7 @@ def _refuse_others(variant: Variant, published: Published, place: Path) -> None:
     for part, split, count, sums in zip(
         ("training", "test"),
         (published.train, published.test),
-        (TRAINING_IMAGES[variant.name], TEST_IMAGES),
+        (SIZES[variant.name].images, TEST_IMAGES),
         variant.sums,
         strict=True,
     ):

@@ -4,7 +4,6 @@ Records keep them, so that a study that was begun does not go on with other poli
 the same names, wherever their code stands and whatever their texts say.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -22,8 +21,6 @@ MOMENTS = 9
 UPDATES = 3
 """Steps that the optimizer takes on made-up gradients, under unequal multipliers."""
 SHAPES = {"stem": (3, 3, 2, 4), "body": (4, 6), "head": (6, 2)}
-CLOSE = 1e-4
-"""Up to which two numbers are the same: far above what versions differ by."""
 
 
 def moments(rates: Any, multipliers: Any) -> dict[str, list[Any]]:
@@ -33,17 +30,6 @@ def moments(rates: Any, multipliers: Any) -> dict[str, list[Any]]:
         "rates": np.asarray(rates)[taken].tolist(),
         "multipliers": np.asarray(multipliers)[taken].tolist(),
     }
-
-
-def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Which of the numbers are not the same."""
-    return [
-        name
-        for name in now
-        if name not in before
-        or np.shape(before[name]) != np.shape(now[name])
-        or not np.allclose(before[name], now[name], CLOSE, 1e-6, equal_nan=True)
-    ]
 
 
 def updates(config: Config, layering: Layering) -> list[list[float]]:

@@ -4,12 +4,13 @@ A checkpoint holds the arrays of a `TrainState` and what the run needs beside th
 SHA-256 over both is kept with it: one that was damaged since is never used.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,16 +47,11 @@ class Checkpoints:
             return
         arrays = to_arrays(state)
         sealed = {**about, "sha256": _digest(arrays, about)}
-        try:
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(arrays),
-                    about=ocp.args.JsonSave(sealed),
-                ),
-            )
-        except Exception as error:
-            raise _explained(error, self._folder) from error
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(arrays), about=ocp.args.JsonSave(sealed)
+        )
+        with self._explained():
+            self._manager.save(step, args=args)
 
     def wait(self) -> None:
         """Returns when everything is written.
@@ -63,34 +59,32 @@ class Checkpoints:
         Raises:
             OSError: something cannot be written.
         """
-        try:
+        with self._explained():
             self._manager.wait_until_finished()
-        except Exception as error:
-            raise _explained(error, self._folder) from error
 
     def newest(
-        self,
-        like: State,
-        check: Callable[[About], None],
-        say: Callable[[str], None],
+        self, like: State, say: Callable[[str], None]
     ) -> tuple[State, About] | None:
-        """The newest good checkpoint; newer ones are named, and removed.
+        """The newest good checkpoint; newer ones are named, and put aside.
 
         Args:
             like: a state of the same structure, or its shapes.
-            check: raises ValueError where what is beside the state does not fit.
             say: is told of every checkpoint that is not used, and why.
         """
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 arrays, about = self._read(step)
-                check(about)
                 return from_arrays(arrays, like), about
             except Exception as error:  # what damage raises differs by the damage
-                reason = str(error).splitlines()[0] if str(error) else repr(error)
-                say(f"checkpoint of step {step:,} is not used: {reason:.200}")
-            # By hand, because Orbax may be unable to read what is to be removed.
-            shutil.rmtree(self._folder / str(step))
+                reason = _first_line(error)
+            # By hand, because Orbax may be unable to read what is to be put aside.
+            unused = self._folder / f"{step}.unused"
+            shutil.rmtree(unused, ignore_errors=True)
+            (self._folder / str(step)).rename(unused)
+            say(
+                f"checkpoint of step {step:,} is not used, and kept as "
+                f"{str(unused)!r} until the run is over: {reason:.200}"
+            )
             self._manager.close()
             self._manager = self._open()
         return None
@@ -101,15 +95,13 @@ class Checkpoints:
 
     def _open(self) -> ocp.CheckpointManager:
         self._folder.mkdir(parents=True, exist_ok=True)
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=KEPT,
-            create=False,
-            # Of several processes the first one writes alone.
-            multiprocessing_options=ocp.options.MultiprocessingOptions(
+        processes = ocp.options.MultiprocessingOptions()
+        if jax.process_count() > 1:  # the first one writes alone
+            processes = ocp.options.MultiprocessingOptions(
                 primary_host=0, active_processes={0}, barrier_sync_key_prefix="first"
             )
-            if jax.process_count() > 1
-            else ocp.options.MultiprocessingOptions(),
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=KEPT, create=False, multiprocessing_options=processes
         )
         return ocp.CheckpointManager(self._folder, options=options)
 
@@ -126,6 +118,20 @@ class Checkpoints:
         if digest != _digest(arrays, about):
             raise ValueError("its content does not match its checksum")
         return arrays, about
+
+    @contextlib.contextmanager
+    def _explained(self) -> Generator[None]:
+        """Makes of what Orbax raises the error of a file, in one line."""
+        try:
+            yield
+        except Exception as error:
+            number, said = (
+                errno.EIO,
+                f"no checkpoint was written ({_first_line(error)})",
+            )
+            if "No space left" in str(error):
+                number, said = errno.ENOSPC, "no space left for a checkpoint"
+            raise OSError(number, said, str(self._folder)) from error
 
 
 def sha256(tree: Any) -> str:
@@ -182,9 +188,5 @@ def _digest(arrays: Arrays, about: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def _explained(error: Exception, folder: Path) -> OSError:
-    """What Orbax raised, as the error of a file, in one line."""
-    if "No space left" in str(error):
-        return OSError(errno.ENOSPC, "no space left for a checkpoint", str(folder))
-    first = str(error).splitlines()[0] if str(error) else repr(error)
-    return OSError(errno.EIO, f"a checkpoint cannot be written ({first})", str(folder))
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else repr(error)

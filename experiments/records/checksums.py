@@ -1,57 +1,62 @@
-"""Lines of JSON that show damage: each carries a checksum of all up to itself.
+"""Lines of JSON with a checksum each: damage shows, and costs the damaged line alone.
 
-A line is a JSON object whose last member, "crc32", is the running CRC-32 of the bytes
-of all objects before it and of its own, that member left out. So a changed, missing or
-added line shows, and the number at one line stands for the whole file up to there.
+A line is a JSON object whose last member, "crc32", is the CRC-32 of the bytes before.
+An empty line stands for one that was lost. (The CRC of older versions went on from the
+one that the line before states; such lines are read as well.)
 """
 
-import dataclasses
+import itertools
 import json
 import os
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 Record = dict[str, Any]
 
-_LINE = re.compile(rb'(\{.*), "crc32": "([0-9a-f]{8})"\}', re.DOTALL)
+_LINE = re.compile(rb'(.*), "crc32": "([0-9a-f]{8})"\}', re.DOTALL)
 
 
-@dataclasses.dataclass(frozen=True)
-class Lines:
-    """What a file of sealed lines holds, up to the first that is damaged.
+class Lines(NamedTuple):
+    """What a file holds; a last line without its newline, as a crash leaves it, not.
 
     Attributes:
-        records: the objects of the good lines, without their checksums.
-        crcs: the running checksum at each good line, after a 0 for none of them.
-        ends: the offset in bytes behind each good line, after a 0 for none of them.
-        damage: what is wrong with the line behind them; None if nothing is. A last
-            line without its newline, as a crash leaves it, is no damage.
+        texts: the lines as they are.
+        objects: theirs, without the checksums; None for a line that is lost.
     """
 
-    records: list[Record]
-    crcs: list[int]
-    ends: list[int]
-    damage: str | None
+    texts: list[bytes]
+    objects: list[Record | None]
+
+    @property
+    def records(self) -> list[Record]:
+        """The objects that are not lost."""
+        return [record for _, record in self.numbered()]
+
+    def numbered(self) -> list[tuple[int, Record]]:
+        """Those with the numbers of their lines."""
+        pairs = enumerate(self.objects, start=1)
+        return [(number, record) for number, record in pairs if record is not None]
 
 
 class Writer:
-    """A file of sealed lines, open for appending; every line reaches it at once."""
+    """A file of lines, open for appending; every line reaches it at once."""
 
-    def __init__(self, path: Path, lines: Lines, keep: int):
-        """Cuts off everything behind the first `keep` of the lines that it holds."""
-        self._path = path
-        self.crc, self._end = lines.crcs[keep], lines.ends[keep]
+    def __init__(self, path: Path, kept: Sequence[bytes] = ()):
+        """Makes the file hold these lines alone, and opens it behind them."""
+        self._path, content = path, b"".join(line + b"\n" for line in kept)
+        if not (path.exists() and path.read_bytes().startswith(content)):
+            write_whole(path, content)
+        self._end = len(content)
         self._file = path.open("ab", buffering=0)
         self._file.truncate(self._end)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Appends a line whole, or leaves the file as it was and raises OSError."""
         text = json.dumps(record, allow_nan=False, ensure_ascii=False).encode()[:-1]
-        crc = zlib.crc32(text, self.crc)
-        line = text + f', "crc32": "{crc:08x}"}}\n'.encode()
+        line = text + f', "crc32": "{zlib.crc32(text):08x}"}}\n'.encode()
         try:
             written = self._file.write(line)
             while written < len(line):  # what a disk that fills up does
@@ -59,7 +64,7 @@ class Writer:
         except OSError as error:
             self._file.truncate(self._end)
             raise OSError(error.errno, error.strerror, str(self._path)) from None
-        self.crc, self._end = crc, self._end + len(line)
+        self._end += len(line)
 
     def sync(self) -> None:
         """Returns when all that was written is on the disk."""
@@ -71,22 +76,29 @@ class Writer:
 
 
 def read(path: Path) -> Lines:
-    """The good lines of a file; of one that does not exist, none."""
-    lines = Lines([], [0], [0], None)
-    content = path.read_bytes() if path.exists() else b""
-    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
-        if (record := _open(line, lines.crcs[-1])) is None:
-            damage = f"{str(path)!r}, line {number}: its checksum does not fit"
-            return dataclasses.replace(lines, damage=damage)
-        lines.records.append(record)
-        lines.crcs.append(int(line[-10:-2], 16))
-        lines.ends.append(lines.ends[-1] + len(line) + 1)
-    return lines
+    """The lines of a file; of one that does not exist, none."""
+    *texts, _ = (path.read_bytes() if path.exists() else b"").split(b"\n")
+    objects, before = list[Record | None](), 0
+    for text in texts:
+        found, stated = None, 0
+        if match := _LINE.fullmatch(text):
+            body, stated = match[1], int(match[2], 16)
+            if stated in (zlib.crc32(body), zlib.crc32(body, before)):
+                found = json.loads(body + b"}")
+        objects.append(found)
+        before = stated
+    return Lines(texts, objects)
 
 
-def _open(line: bytes, before: int) -> Record | None:
-    """The object of a line, or None if the checksum does not fit."""
-    match = _LINE.fullmatch(line)
-    if match is None or zlib.crc32(match[1], before) != int(match[2], 16):
-        return None
-    return json.loads(match[1] + b"}")
+def spans(numbers: Sequence[int]) -> str:
+    """Ascending numbers in short: 3, 7–9."""
+    groups = itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])
+    ends = ([number for _, number in group] for _, group in groups)
+    return ", ".join(f"{e[0]}–{e[-1]}" if e[1:] else str(e[0]) for e in ends)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a whole file, or leaves the old one."""
+    draft = path.with_name(path.name + ".part")
+    draft.write_bytes(content)
+    os.replace(draft, path)

@@ -30,43 +30,30 @@ class Journal(Generic[State]):
     ):
         """Opens the folder of a run and goes back to its newest good checkpoint.
 
-        Records behind that checkpoint are cut off, as the run makes them again.
+        Records behind that checkpoint are cut off, as the run makes them again. Those
+        before it that are lost stay lost; the run goes on all the same.
 
         Args:
             folder: of the run; made where it is missing.
             like: the shapes of a state.
             every: seconds between two checkpoints.
-            say: is told what was damaged, and what is done about it.
+            say: is told what is damaged or lost, and what is done about it.
         """
         self.folder = folder
+        self.watchers: list[Callable[[Event], None]] = []
         self._every, self._last = every, time.monotonic()
         self._checkpoints = Checkpoints(folder / "checkpoints")
-        metrics, timings = records.read_lines(folder)
-        for damage, path in [
-            (metrics.damage, folder / "metrics.jsonl"),
-            (timings.damage, folder / "timings.jsonl"),
-        ]:
-            if damage:
-                kept = shutil.copy(path, path.with_suffix(".damaged.jsonl"))
-                say(f"{damage}; the damaged file is kept as {kept}")
-        good = min(len(metrics.records), len(timings.records))
-
-        def check(about: About) -> None:
-            if about["lines"] > good or about["crc"] != metrics.crcs[about["lines"]]:
-                raise ValueError("it does not belong to the good lines of the records")
-
-        found = self._checkpoints.newest(like, check, say)
-        keep = found[1]["lines"] if found else 0
+        found = self._checkpoints.newest(like, say)
         self.start = (found[0], found[1]["seconds"]) if found else None
-        self.step: int = found[1]["step"] if found else 0
-        if metrics.damage or timings.damage:
+        about = found[1] if found else {"step": 0, "lines": 0}
+        self.step, self._lines = int(about["step"]), int(about["lines"])
+        if not found and (begun := records.read_lines(folder)[0].records):
             say(
-                f"going on from step {self.step:,}" if found else "the run begins again"
+                f"the records reach step {begun[-1]['step']:,}, but there is no "
+                "checkpoint to go on from: the run begins again at step 0"
             )
-        self._metrics = checksums.Writer(folder / "metrics.jsonl", metrics, keep)
-        self._timings = checksums.Writer(folder / "timings.jsonl", timings, keep)
-        self._lines = keep
-        self.watchers: list[Callable[[Event], None]] = []
+        self._timings = _opened(folder / "timings.jsonl", about, say)
+        self._metrics = _opened(folder / "metrics.jsonl", about, say)
 
     def write(self, event: Event) -> None:
         """Records one event.
@@ -83,6 +70,8 @@ class Journal(Generic[State]):
         self._timings.write(timing)
         self._metrics.write(line)
         self._lines += 1
+        if line["kind"] == "end":  # soon there will be no more checkpoint
+            self._sync()
         for watch in self.watchers:
             watch(event)
 
@@ -97,14 +86,8 @@ class Journal(Generic[State]):
 
     def save(self, step: int, state: State, seconds: float) -> None:
         """Begins a checkpoint."""
-        self._metrics.sync()
-        self._timings.sync()
-        about = {
-            "step": step,
-            "seconds": seconds,
-            "lines": self._lines,
-            "crc": self._metrics.crc,
-        }
+        self._sync()
+        about = {"step": step, "seconds": seconds, "lines": self._lines}
         self._checkpoints.save(step, state, about)
         self._last = time.monotonic()
 
@@ -129,3 +112,30 @@ class Journal(Generic[State]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _sync(self) -> None:
+        self._timings.sync()
+        self._metrics.sync()
+
+
+def _opened(path: Path, about: About, say: Callable[[str], None]) -> checksums.Writer:
+    """A file of the records, open behind the lines from before the checkpoint."""
+    (texts, objects), count = checksums.read(path), about["lines"]
+    sound = [text if found else b"" for text, found in zip(texts, objects, strict=True)]
+    kept = sound[:count]
+    # Where a newline is lost, two lines are one, and the count takes in a later one.
+    while kept and (last := objects[len(kept) - 1]) and last["step"] > about["step"]:
+        kept.pop()
+    kept += [b""] * (count - len(kept))
+    if sound != texts or count > len(texts):
+        said = f"{str(path)!r} is damaged; what it lost is made again"
+        if lost := [number for number, text in enumerate(kept, start=1) if not text]:
+            said = (
+                f"{str(path)!r} has lost its lines {checksums.spans(lost)}; going on "
+            )
+            said += f"from step {about['step']:,} without them"
+        if path.exists():
+            aside = shutil.copy(path, path.with_suffix(".damaged.jsonl"))
+            said += f". The damaged file is kept as {str(aside)!r}"
+        say(said)
+    return checksums.Writer(path, kept)

@@ -12,25 +12,25 @@
             checkpoints/            while it is under way
 
 The same run writes the same metrics.jsonl to the last bit; what cannot be the same, the
-time that it took, stands beside it. Both are sealed line by line (`sealed`). All JSON
-is strict: a number that is not finite is written as null. records.schema.json describes
-every file and every kind of line.
+time that it took, stands beside it. Each line has a checksum (`checksums`); one that is
+lost costs itself alone, and readers say so. All JSON is strict: a number that is not
+finite is written as null. records.schema.json describes every file and kind of line.
 """
 
 import dataclasses
 import functools
 import json
 import math
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jsonschema
 import jsonschema.exceptions
 import numpy as np
 
+from ..config.config import Config
 from . import checksums
 
 Event = dict[str, Any]
@@ -41,6 +41,8 @@ LAYERWISE = {
 }
 """By kind of event, its fields that hold one number or row for each layer."""
 SCHEMA = Path(__file__).with_name("records.schema.json")
+RENAMED = {"source": "data"}
+"""Fields of config.json that older versions called otherwise: their names today."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,15 +51,19 @@ class Records:
 
     Attributes:
         folder: where it stands.
-        config: config.json.
+        config: config.json, with a default for what an older version did not know.
         sessions: the processes that worked on it, in order.
         events: the lines of every run, run by run, each with its "seconds".
+        assumed: in words, which fields of the configuration are defaults.
+        lost: in words, what of the runs cannot be read.
     """
 
     folder: Path
     config: dict[str, Any]
     sessions: tuple[dict[str, Any], ...]
     events: tuple[Event, ...]
+    assumed: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -71,17 +77,13 @@ def run_folder(study: Path, policy: str, seed: int) -> Path:
 
 
 def has_ended(run: Path) -> bool:
-    """Whether a run came to its end, and its records are whole."""
-    metrics, timings = read_lines(run)
-    return (
-        not (metrics.damage or timings.damage)
-        and len(timings.records) == len(metrics.records) > 0
-        and metrics.records[-1]["kind"] == "end"
-    )
+    """Whether a run came to its end."""
+    events = read_lines(run)[0].records
+    return bool(events) and events[-1]["kind"] == "end"
 
 
 def read_lines(run: Path) -> tuple[checksums.Lines, checksums.Lines]:
-    """The good lines of metrics.jsonl and of timings.jsonl."""
+    """The lines of metrics.jsonl and of timings.jsonl."""
     return checksums.read(run / "metrics.jsonl"), checksums.read(run / "timings.jsonl")
 
 
@@ -93,31 +95,26 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a whole file, or leaves the old one."""
-    draft = path.with_name(path.name + ".part")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)
+    checksums.write_whole(path, text.encode())
 
 
 def read(folder: Path) -> Records:
-    """Reads the folder of a study.
-
-    A last line without its newline is what a crash leaves, and is left out.
+    """Reads the folder of a study, as far as it can be read.
 
     Raises:
         ValueError: naming the file or line that is missing or not as it should be.
     """
-    config = read_json(folder / "config.json", "study")
+    config, assumed = read_config(folder / "config.json", "study")
     sessions = read_json(folder / "env.json", "environment")["sessions"]
-    runs = [(p, seed) for seed in range(config["seeds"]) for p in config["policies"]]
+    runs = [(p, seed) for seed in config["seeds"] for p in config["policies"]]
+    found = [_read_run(folder, config, policy, seed) for policy, seed in runs]
     return Records(
         folder=folder,
         config=config,
         sessions=tuple(sessions),
-        events=tuple(
-            event
-            for policy, seed in runs
-            for event in _read_events(folder, config, policy, seed)
-        ),
+        events=tuple(event for events, _ in found for event in events),
+        assumed=tuple(assumed),
+        lost=tuple(line for _, lost in found for line in lost),
     )
 
 
@@ -160,23 +157,19 @@ def _validator(kind: str) -> jsonschema.Draft202012Validator:
     return jsonschema.Draft202012Validator(schema | {"$ref": f"#/$defs/{kind}"})
 
 
-def _read_events(
+def _read_run(
     study: Path, config: Mapping[str, Any], policy: str, seed: int
-) -> Iterator[Event]:
+) -> tuple[list[Event], list[str]]:
+    """The events of a run; and what of them is lost, in words."""
     run, layers = run_folder(study, policy, seed), len(config["layers"]["names"])
     metrics, timings = read_lines(run)
-    if damage := metrics.damage or timings.damage:
-        raise ValueError(f"{damage}; the command of the study repairs the run")
-    if len(timings.records) < len(metrics.records):
-        raise ValueError(
-            f"{str(run / 'timings.jsonl')!r} ends before metrics.jsonl; the command of "
-            "the study repairs the run"
-        )
-    lines = zip(metrics.records, timings.records, strict=False)
-    for number, (event, timing) in enumerate(lines, start=1):
+    times: dict[int, float] = {}
+    for number, timing in timings.numbered():
+        check(timing, "timing", f"{str(run / 'timings.jsonl')!r}, line {number}")
+        times.setdefault(timing["step"], timing["seconds"])
+    for number, event in metrics.numbered():
         where = f"{str(run / 'metrics.jsonl')!r}, line {number}"
         check_event(event, where)
-        check(timing, "timing", where.replace("metrics", "timings"))
         if (event["policy"], event["seed"]) != (policy, seed):
             raise ValueError(f"{where}: expected {policy}, seed {seed}, got {event}")
         for field in LAYERWISE.get(event["kind"], ()):
@@ -185,25 +178,71 @@ def _read_events(
                     f"{where}, {field}: expected {layers} numbers, one for each layer "
                     f"of config.json; got {len(event[field])}"
                 )
-        yield event | {"seconds": timing["seconds"]}
+    events, lost = metrics.records, list[str]()
+    # A crash may leave timings.jsonl one line more.
+    missing = [None] * (len(timings.objects) - 1 - len(metrics.objects))
+    objects = enumerate([*metrics.objects, *missing], start=1)
+    if gone := [number for number, event in objects if event is None]:
+        lost.append(f"{run.name}/metrics.jsonl has lost lines {checksums.spans(gone)}")
+    steps, known = [event["step"] for event in events], sorted(times)
+    if untimed := sum(step not in times for step in steps):
+        lost.append(
+            f"{run.name}/timings.jsonl has lost the times of {untimed} events, which "
+            "are interpolated"
+        )
+    seconds = np.interp(steps, known or [0], [times[at] for at in known] or [math.nan])
+    timed = zip(events, seconds.tolist(), strict=True)
+    return [event | {"seconds": at} for event, at in timed], lost
+
+
+def read_config(path: Path, kind: str) -> tuple[dict[str, Any], list[str]]:
+    """Reads config.json, also of an older version.
+
+    Returns:
+        It, with today's names, and today's defaults of the fields that are not in it;
+        and what is assumed so, in words.
+
+    Raises:
+        ValueError: as `read_json`.
+    """
+    given = read_json(path, kind)
+    unknown = {
+        field: value for field, value in defaults().items() if field not in given
+    }
+    return given | unknown, [
+        f"{field!r} is not in {str(path)!r}, which an older version wrote; taken as "
+        f"its default {json.dumps(value, ensure_ascii=False)}"
+        for field, value in unknown.items()
+    ]
+
+
+def defaults() -> dict[str, Any]:
+    """What config.json holds of each field of which nothing is asked."""
+    return plain(Config().record() | {"files": {}})
 
 
 def read_json(path: Path, kind: str) -> dict[str, Any]:
-    """Reads config.json or env.json.
+    """Reads config.json or env.json, with today's names.
 
     Raises:
         ValueError: it is missing, no JSON, or not what the schema calls by this name.
     """
     try:
         value = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+        value = plain(value)  # whatever is too deeply nested to be shown, fails here
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(
             f"{str(path)!r} does not exist: expected the folder of a study, with "
             "config.json and env.json"
         ) from None
-    except ValueError as error:  # also of what is not UTF-8
+    except (ValueError, RecursionError) as error:  # also of what is not UTF-8
         raise ValueError(f"{str(path)!r} is not JSON: {error}") from None
+    if isinstance(value, dict):
+        fields = cast(dict[str, Any], value)
+        value = {RENAMED.get(name, name): item for name, item in fields.items()}
     check(value, kind, repr(str(path)))
+    if isinstance(count := value.get("seeds"), int):  # as older versions had it
+        value["seeds"] = list(range(count))
     return value
 
 

@@ -1,7 +1,6 @@
 """The folder of a study: one process at a time, one configuration for ever."""
 
 import contextlib
-import fcntl
 import json
 import os
 import textwrap
@@ -9,12 +8,16 @@ from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .records import plain, read_json, write_json
+import filelock
+import numpy as np
 
-UNFINISHED = (".lock", ".part")
+from ..terminal.advice import advised
+from .records import defaults, plain, read_config, read_json, write_json
+
+UNFINISHED = (".lock", ".process", ".part")
 """How the names of files end that say nothing yet."""
 MANNERS = {
-    *("out", "archive", "checkpoint_seconds", "tensorboard"),
+    *("out", "archive", "checkpoint_seconds", "logger"),
     *("stack", "devices", "distributed"),
 }
 """Fields that change nothing in what a study finds out, but for the last bits; data
@@ -29,36 +32,39 @@ def claimed(folder: Path) -> Generator[None]:
 
     Raises:
         ValueError: another process is at work there.
-        OSError: it cannot be made.
+        OSError: it cannot be made, or a file in it not be read or written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = folder / ".lock"
-    with lock.open("a+") as file:
+    lock, owner = folder / ".lock", folder / ".process"
+    with advised(folder), contextlib.ExitStack() as held:
+        folder.mkdir(parents=True, exist_ok=True)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
+            held.enter_context(filelock.FileLock(lock, timeout=0))
+        except filelock.Timeout:
+            process = owner.read_text() if owner.exists() else "?"
             raise ValueError(
-                f"{str(folder)!r} is in use by process {file.read() or '?'}: wait for "
-                "its end, or give this study another --name"
+                f"{str(folder)!r} is in use by process {process}: wait for its end, or "
+                "give this study another --name"
             ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
         try:
+            owner.write_text(str(os.getpid()))
             yield
         finally:
-            if list(folder.iterdir()) == [lock]:
-                lock.unlink()
-                folder.rmdir()
+            with contextlib.suppress(OSError):  # of which there may be one already
+                owner.unlink()
+                if list(folder.iterdir()) == [lock]:
+                    lock.unlink()
+                    folder.rmdir()
 
 
-def check_begun(folder: Path, asked: Mapping[str, Any]) -> None:
+def check_begun(folder: Path, asked: Mapping[str, Any]) -> list[str]:
     """Refuses to go on with what was begun otherwise.
 
     Args:
         folder: of a study or a run.
         asked: what config.json is to hold, or a part of it.
+
+    Returns:
+        What is assumed of a study that an older version began, in lines.
 
     Raises:
         ValueError: naming the fields that differ, or what else is wrong.
@@ -67,26 +73,58 @@ def check_begun(folder: Path, asked: Mapping[str, Any]) -> None:
     if not path.exists():
         if not all(file.name.endswith(UNFINISHED) for file in folder.iterdir()):
             raise ValueError(
-                f"{str(folder)!r} holds something else than a study; give another "
-                "--name or --out"
+                f"{str(folder)!r} holds something else than a study, or has lost its "
+                "config.json: put that back, or give another --name or --out"
             )
-        return
-    begun = read_json(path, "study")
+        return []
+    begun, assumed = read_config(path, "study")
     before, now = (_deciding(config) for config in (begun, plain(asked)))
-    if differing := differences(before, now):
+    differing, unknown = _otherwise(begun["policies"], plain(asked["policies"]))
+    assumed += [
+        f"what {name!r} computes is not in {str(path)!r}, which an older version "
+        "wrote; taken as the same"
+        for name in unknown
+    ]
+    if differing := [*differences(before, now), *differing]:
         raise ValueError(
             f"{str(folder)!r} was begun with another configuration: "
-            f"{'; '.join(differing)}. Give the same to go on with it, or another --name"
+            f"{'; '.join([*differing, *assumed])}. Give the same to go on with it, or "
+            "another --name"
         )
+    return assumed
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What is now asked for otherwise, field by field; it may be a part of all."""
+    before = {**defaults(), **before}  # an older version did not know all fields
     return [
         f"{field} is {_short(now[field])}, was {_short(before.get(field))}"
         for field in now
         if now[field] != before.get(field)
     ]
+
+
+def _otherwise(
+    before: Mapping[str, Any], now: Mapping[str, Any]
+) -> tuple[list[str], list[str]]:
+    """The policies of which something else is computed, and those not known of."""
+    differing, unknown = list[str](), list[str]()
+    for name in before.keys() & now.keys():
+        was, computes = before[name].get("computes"), now[name].get("computes", {})
+        if computes and was is None:
+            unknown.append(name)
+        differing += [
+            f"the {what} of {name!r} are others"
+            for what in computes
+            if was is not None and not _close(was.get(what), computes[what])
+        ]
+    return differing, unknown
+
+
+def _close(one: Any, other: Any) -> bool:
+    """Whether numbers are the same, but for what versions differ by."""
+    a, b = np.asarray(one, float), np.asarray(other, float)
+    return a.shape == b.shape and np.allclose(a, b, 1e-4, 1e-6, equal_nan=True)
 
 
 def begin(folder: Path, asked: Mapping[str, Any]) -> None:

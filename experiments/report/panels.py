@@ -213,7 +213,8 @@ def _curve(
         if not steps.size:
             continue
         if against == SECONDS:
-            steps = np.nanmean(_by_seed(group, kind, "seconds")[1], axis=0)
+            seconds = _by_seed(group, kind, "seconds")[1]  # NaN where they are lost
+            steps = np.ma.masked_invalid(seconds).mean(axis=0).filled(np.nan)
         shown = figures.thinned(len(steps))
         curves[policy] = steps[shown], factor * values[:, shown]
     return partial(

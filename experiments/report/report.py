@@ -89,7 +89,8 @@ class Study:
         config = self.records.config
         planned = len(config["policies"]) * config["seeds"]
         sessions = self.records.sessions
-        return verdicts.caveats(self.rows, config["source"], planned, sessions)
+        found = verdicts.caveats(self.rows, config["source"], planned, sessions)
+        return [*found, *self.records.lost]
 
     @functools.cached_property
     def sheets(self) -> list[Sheet]:
@@ -122,13 +123,18 @@ class Study:
         return panels.pages(self.runs, self.rows, names, self.saved)
 
 
-def build(records: Records) -> Path:
-    """Writes summary.json, tables, plots/ and report.html into the run folder.
+def build(records: Records, out: Path | None = None) -> Path:
+    """Writes summary.json, tables, plots/ and report.html.
+
+    Args:
+        records: of a study.
+        out: the folder to write into; None for that of the study.
 
     Returns:
         The path of report.html.
     """
-    folder, study = records.folder, Study(records)
+    folder, study = out or records.folder, Study(records)
+    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "summary.json", study.summary)
     (folder / "plots").mkdir(exist_ok=True)
     for name, drawn in study.pages.items():
@@ -310,7 +316,8 @@ def _curves_section(pages: panels.Pages, prefix: str) -> str:
 
 
 def _policies_section(study: Study, prefix: str) -> str:
-    config, groups = study.records.config, compare.by_policy(study.runs)
+    config = study.records.config
+    groups = compare.by_policy(run for run in study.runs if run.train)
     sections = ""
     for row in study.rows:
         about, policy = config["policies"][row.policy], escape(row.policy)

@@ -1,9 +1,9 @@
 """What a search found: a table, plots, and a configuration that `study` takes."""
 
 import dataclasses
-import fcntl
 from collections.abc import Mapping, Sequence
 
+import filelock
 import rich.box
 import rich.console
 import rich.table
@@ -32,9 +32,8 @@ def show(
         searches: its policies.
         console: to print on.
     """
-    with (search.folder / ".lock").open("a") as lock:
-        # Workers come to the end together; who writes last has to have looked last.
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    # Workers come to the end together; who writes last has to have looked last.
+    with filelock.FileLock(search.folder / ".lock"):
         counted = {policy.name: policy.counted() for policy in searches}
         console.print(_table(counted))
         console.print(NOTE)

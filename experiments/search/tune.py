@@ -26,6 +26,7 @@ from ..policies.chosen import configured
 from ..records import records, run_directory
 from ..records.environment import environment
 from ..terminal import signals
+from ..terminal.advice import advised
 from ..training.trainer import Trainer
 from . import results as tune_results
 from .search import Search
@@ -63,8 +64,8 @@ def run(
     console = rich.console.Console(highlight=False, markup=False)
     say = functools.partial(console.print, soft_wrap=True)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    search.folder.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
+    with advised(search.folder), warnings.catch_warnings():
+        search.folder.mkdir(parents=True, exist_ok=True)
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         searches = _begin(search, environment(command, dataset.checksum), say)
         try:

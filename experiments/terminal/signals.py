@@ -1,4 +1,8 @@
-"""Manners towards the shell: signals always count, and output may be cut off."""
+"""Manners towards the shell: signals always count, and output may be cut off.
+
+A signal that is ignored when the program starts, as by nohup or in the background of a
+script, stays ignored.
+"""
 
 import contextlib
 import io
@@ -10,6 +14,7 @@ from typing import Any, NoReturn
 
 _asked: int | None = None  # the signal that came, once one did
 _patient = False
+_unprinted: OSError | None = None  # why not all of the output could be written
 
 
 class Stop(BaseException):
@@ -31,11 +36,13 @@ def prepare() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
             signal.signal(number, _on_signal)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # Not every terminal has a × to print.
-        sys.stdout.reconfigure(errors="replace")
-        if not sys.stdout.isatty():
-            sys.stdout = _until_closed(sys.stdout)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            # Not every terminal has a × to print.
+            stream.reconfigure(errors="replace")
+            if not stream.isatty():
+                setattr(sys, name, _while_it_can(stream))
 
 
 @contextlib.contextmanager
@@ -69,10 +76,17 @@ def leave(status: int) -> NoReturn:
     """Ends the program; with an error, without waiting for its threads.
 
     Where a checkpoint could not be begun, Orbax's threads wait for it for minutes.
+
+    Args:
+        status: its exit status; in place of 0 it is 2 where output was lost.
     """
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
+    if _unprinted is not None:
+        said = f"not all could be printed: {_unprinted.strerror}; give another place"
+        print(f"{said} for the output", file=sys.stderr, flush=True)
+        status = status or 2
     if status:
         os._exit(status)
     sys.exit()
@@ -94,18 +108,27 @@ def _unraisable(dropped: Any) -> None:
         sys.__unraisablehook__(dropped)
 
 
-class _UntilClosed(io.FileIO):
-    """A pipe whose reader may leave: `study | head` trains on, and prints nowhere."""
+class _Output(io.FileIO):
+    """A pipe or file that may not take all: `study | head`, or a disk that is full.
+
+    Training goes on, and prints nowhere.
+    """
 
     def write(self, data: Any) -> int:
+        global _unprinted
         try:
             return super().write(data)
         except BrokenPipeError:
             return len(data)
+        except OSError as error:
+            _unprinted = error
+            return len(data)
 
 
-def _until_closed(stream: io.TextIOWrapper) -> io.TextIOWrapper:
-    pipe = _UntilClosed(stream.fileno(), "w", closefd=False)
+def _while_it_can(stream: io.TextIOWrapper) -> io.TextIOWrapper:
     return io.TextIOWrapper(
-        io.BufferedWriter(pipe), encoding=stream.encoding, errors=stream.errors
+        io.BufferedWriter(_Output(stream.fileno(), "w", closefd=False)),
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=stream.line_buffering,
     )

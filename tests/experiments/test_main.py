@@ -14,8 +14,6 @@ from experiments import runner
 from experiments.config import config
 from experiments.data import cifar
 from experiments.policies.catalogue import POLICIES
-from experiments.records import records
-from experiments.report import report
 from experiments.terminal import signals
 from experiments.training import trainer
 
@@ -198,13 +196,29 @@ def test_a_report_of_no_study_is_refused(capsys, tmp_path):
     assert "config.json" in refused(capsys, "report", str(tmp_path))
 
 
-def test_a_report_that_cannot_be_written_is_refused(capsys, monkeypatch, tmp_path):
-    def build(recorded):
-        raise PermissionError(13, "Permission denied", str(tmp_path))
+def test_a_report_that_cannot_be_written_is_refused_with_what_to_do(capsys, tmp_path):
+    study = written.study(tmp_path / "study", [written.TRAIN, written.END])
+    (tmp_path / "file").touch()
+    said = refused(capsys, "report", str(study), "--out", str(tmp_path / "file"))
+    assert said.endswith("move what is in the way, or give another FOLDER or --out\n")
 
-    monkeypatch.setattr(records, "read", lambda folder: None)
-    monkeypatch.setattr(report, "build", build)
-    assert "Permission denied" in refused(capsys, "report", str(tmp_path))
+
+def test_a_report_is_written_elsewhere_and_its_study_left_alone(capsys, tmp_path):
+    study = written.study(tmp_path / "study", [written.TRAIN, written.END])
+    before = sorted(study.rglob("*"))
+    assert command.main(["report", str(study), "--out", str(tmp_path / "a" / "b")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'a' / 'b' / 'report.html'}\n"
+    assert {path.name for path in (tmp_path / "a" / "b").iterdir()} == {
+        *("report.html", "report.md", "tables.csv", "summary.json", "plots")
+    }
+    assert sorted(study.rglob("*")) == before
+
+
+def test_a_report_of_an_older_study_says_what_it_assumes(capsys, tmp_path):
+    config = {k: v for k, v in written.CONFIG.items() if k != "cutout"}
+    study = written.study(tmp_path, [written.TRAIN, written.END], config)
+    assert command.main(["report", str(study)]) == 0
+    assert "taken as its default 0\n" in capsys.readouterr().err
 
 
 def test_report_builds_from_records_alone(capsys, tmp_path):

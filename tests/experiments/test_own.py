@@ -17,7 +17,8 @@ from experiments import __main__ as command
 from experiments.config import own
 from experiments.data import dataset
 from experiments.policies.chosen import configured
-from experiments.policies.computed import differing, moments, updates
+from experiments.policies.computed import moments, updates
+from experiments.records import run_directory
 from experiments.training.compiling import policy_tables
 
 ROOT = Path(__file__).parents[2]
@@ -215,8 +216,11 @@ def numbers(name, **changes):
     ],
 )
 def test_a_policy_that_computes_something_else_is_told_apart(name, changes, found):
-    assert differing(numbers(name), numbers(name)) == []
-    assert differing(numbers(name), numbers(name, **changes)) == found
+    before = {name: {"computes": numbers(name)}}
+    assert run_directory._otherwise(before, before) == ([], [])
+    now = {name: {"computes": numbers(name, **changes)}}
+    differing, _ = run_directory._otherwise(before, now)
+    assert differing == [f"the {what} of {name!r} are others" for what in found]
 
 
 @pytest.mark.parametrize("logger", ["wandb", "mlflow"])

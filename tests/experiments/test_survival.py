@@ -1,7 +1,13 @@
-"""Real studies from the command line that are killed, stopped and run out of room."""
+"""Real studies that are killed, stopped, run out of room, or that are of an older day.
+
+`records/folders` has two studies as commit 4c8373d left them: `finished`, and
+`interrupted` at step 45 of its second run, which was begun by `INTERRUPTED`.
+"""
 
 import contextlib
+import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,12 +15,20 @@ import time
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
+from experiments import __main__ as command
 from experiments.analysis import compare
 from experiments.records import records
+from experiments.report import figures
 
 ROOT = Path(__file__).parents[2]
 TINY = ("--policies", "uniform", "early-first", "--seeds", "1", "--evaluations", "2")
+FOLDERS = Path(__file__).parent / "records" / "folders"
+INTERRUPTED = (
+    *("--name", "interrupted", "--epochs", "12", "--batch-size", "100"),
+    *("--measurements", "1", "--checkpoint-seconds", "1"),
+)
 KILLS = 20
 PATIENCE = 240  # seconds that a loaded machine may take to start
 
@@ -67,7 +81,7 @@ def wait_for_progress(process, out):
 
 @pytest.mark.slow
 def test_a_study_runs_from_the_command_line_and_is_not_run_twice(tmp_path):
-    printed = finished(tmp_path, "--epochs", "0.5", "--tensorboard")
+    printed = finished(tmp_path, "--epochs", "0.5", "--logger", "tensorboard")
     assert "A demonstration, not evidence" in printed
     recorded = records.read(tmp_path / "demo")
     for run in compare.runs(recorded.events):
@@ -77,7 +91,7 @@ def test_a_study_runs_from_the_command_line_and_is_not_run_twice(tmp_path):
     assert len(recorded.config["layers"]["names"]) == 5
     assert len(list((tmp_path / "demo").glob("*/events.out.tfevents.*"))) == 2
     assert "All 2 runs were done before" in finished(
-        tmp_path, "--epochs", "0.5", "--tensorboard"
+        tmp_path, "--epochs", "0.5", "--logger", "tensorboard"
     )
 
 
@@ -146,3 +160,60 @@ def test_a_full_disk_ends_with_a_clear_error_and_loses_no_record(small_disk):
     (run,) = compare.runs(records.read(small_disk / "demo").events)
     assert run.status == "interrupted"
     assert run.train
+
+
+@pytest.mark.slow
+def test_output_that_cannot_be_printed_ends_no_study(tmp_path):
+    line = [sys.executable, "-m", "experiments", "study", *TINY, "--epochs", "0.5"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*line, "--out", str(tmp_path)],
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "not all could be printed: No space left on device" in done.stderr
+    assert (tmp_path / "demo" / "report.html").exists()
+
+
+@pytest.mark.parametrize("name", ["finished", "interrupted"])
+def test_a_report_is_made_of_an_older_folder(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(figures, "figure", lambda *panels: Figure((1, 1)))
+    assert command.main(["report", str(FOLDERS / name), "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "report.html").exists()
+    recorded = records.read(FOLDERS / name)
+    assert recorded.lost == ()
+    runs = {run.policy: run for run in compare.runs(recorded.events)}
+    if name == "interrupted":
+        assert (runs["early-first"].status, runs["early-first"].step) == (
+            "interrupted",
+            45,
+        )
+        return
+    summary = json.loads((FOLDERS / name / "summary.json").read_text())
+    assert {run.policy: run.test_accuracy for run in runs.values()} == {
+        row["policy"]: row["answers"]["accuracy"]["mean"] for row in summary["rows"]
+    }
+
+
+@pytest.mark.slow
+def test_an_older_folder_goes_on_where_it_was_interrupted(tmp_path):
+    before, folder = FOLDERS / "interrupted", tmp_path / "interrupted"
+    shutil.copytree(before, folder)
+    printed = finished(tmp_path, *INTERRUPTED)
+    assert "1/2 uniform, seed 0: done before" in printed
+    assert "2/2 early-first, seed 0: finished after 192 steps" in printed
+    for path in (before / "uniform-0").iterdir():
+        assert (folder / "uniform-0" / path.name).read_bytes() == path.read_bytes()
+    for name in ("metrics.jsonl", "timings.jsonl"):
+        old = (before / "early-first-0" / name).read_bytes()
+        assert (folder / "early-first-0" / name).read_bytes().startswith(old)
+    recorded = records.read(folder)
+    assert recorded.lost == ()
+    uniform, early = compare.runs(recorded.events)
+    assert [e["step"] for e in early.train] == [e["step"] for e in uniform.train]
+    sessions = json.loads((folder / "early-first-0" / "env.json").read_text())
+    assert [session["from_step"] for session in sessions["sessions"]] == [0, 45]

@@ -1,5 +1,4 @@
 import json
-import re
 import zlib
 
 import pytest
@@ -17,89 +16,95 @@ def path(tmp_path):
 
 
 def written(path, records=RECORDS):
-    writer = checksums.Writer(path, checksums.read(path), keep=0)
+    writer = checksums.Writer(path)
     for record in records:
         writer.write(record)
     writer.close()
     return path
 
 
-def test_what_is_written_is_read_again(path):
-    lines = checksums.read(path)
-    assert lines.records == RECORDS
-    assert lines.damage is None
-    assert lines.ends[-1] == path.stat().st_size
+def in_the_old_way(path):
+    """Lines whose checksums go on from one another, as older versions wrote them."""
+    crc, lines = 0, []
+    for record in RECORDS:
+        text = json.dumps(record)[:-1]
+        crc = zlib.crc32(text.encode(), crc)
+        lines.append(f'{text}, "crc32": "{crc:08x}"}}\n')
+    path.write_text("".join(lines))
+    return path
 
 
-def test_every_line_is_json_and_ends_with_the_checksum_of_all_before(path):
-    crc = 0
-    for line in path.read_bytes().splitlines():
-        record = json.loads(line)
-        crc = zlib.crc32(re.sub(rb', "crc32".*', b"", line), crc)
-        assert record.pop("crc32") == f"{crc:08x}"
+WAYS = {"new": written, "old": in_the_old_way}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_written_is_read_again(tmp_path, way):
+    lines = checksums.read(WAYS[way](tmp_path / "lines.jsonl"))
+    assert lines.records == lines.objects == RECORDS
+    assert [json.loads(text).keys() - {"crc32"} for text in lines.texts] == [
+        record.keys() for record in RECORDS
+    ]
 
 
 def test_a_file_that_does_not_exist_has_no_lines(tmp_path):
-    lines = checksums.read(tmp_path / "none")
-    assert (lines.records, lines.crcs, lines.ends, lines.damage) == ([], [0], [0], None)
+    assert checksums.read(tmp_path / "none") == ([], [])
 
 
-def test_a_last_line_cut_short_is_left_out_and_is_no_damage(path):
+def test_a_last_line_cut_short_is_left_out(path):
     path.write_bytes(path.read_bytes()[:-5])
-    lines = checksums.read(path)
-    assert lines.records == RECORDS[:-1]
-    assert lines.damage is None
+    assert checksums.read(path).objects == RECORDS[:-1]
 
 
+@pytest.mark.parametrize("way", WAYS)
 @given(data=st.data())
-def test_a_flipped_bit_is_noticed_wherever_it_is(tmp_path_factory, data):
-    path = written(tmp_path_factory.mktemp("flipped") / "lines.jsonl")
+def test_a_flipped_bit_costs_the_line_that_it_is_in(tmp_path_factory, way, data):
+    path = WAYS[way](tmp_path_factory.mktemp("flipped") / "lines.jsonl")
     content = bytearray(path.read_bytes())
     where = data.draw(st.integers(0, len(content) - 1))
+    number, newline = content[:where].count(b"\n"), content[where] == ord("\n")
     content[where] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(content)
-    lines = checksums.read(path)
-    number = bytes(content[:where]).count(b"\n")
-    # The newline of the last line, changed, looks like a line cut short.
-    assert lines.records == RECORDS[:number]
-    assert lines.damage is None if where == len(content) - 1 else lines.damage
+    kept, after = checksums.read(path).records, RECORDS[number + 1 :]
+    # A newline costs the line behind it too, as does an old checksum that is lost.
+    costs = {"new": [newline], "old": [newline, True]}[way]
+    assert kept in [RECORDS[:number] + after[cost:] for cost in costs]
 
 
-@pytest.mark.parametrize("change", [lambda ls: ls[1:], lambda ls: [*ls[:1], *ls[2:]]])
-def test_a_missing_line_is_noticed(path, change):
-    lines = change(path.read_bytes().splitlines(keepends=True))
-    path.write_bytes(b"".join(lines))
-    assert f"{str(path)!r}, line" in checksums.read(path).damage
+def test_a_line_of_another_object_is_no_line(path):
+    path.write_bytes(path.read_bytes().replace(b"}\n", b"]\n", 1) + b"[1]\n1\n\xff\n\n")
+    assert checksums.read(path).objects == [None, *RECORDS[1:], *[None] * 4]
 
 
 def test_a_writer_goes_on_behind_the_lines_it_keeps(path, tmp_path):
-    writer = checksums.Writer(path, checksums.read(path), keep=2)
-    writer.write({"step": "other"})
-    writer.close()
-    expected = written(tmp_path / "other", [*RECORDS[:2], {"step": "other"}])
-    assert path.read_bytes() == expected.read_bytes()
+    texts = checksums.read(path).texts
+    for kept in (texts[:2], [texts[0], b""]):
+        writer = checksums.Writer(path, kept)
+        writer.write({"step": "other"})
+        writer.close()
+        other = written(tmp_path / "other", [{"step": "other"}]).read_bytes()
+        assert path.read_bytes() == b"\n".join([*kept, other])
 
 
 def test_a_line_that_cannot_be_written_leaves_the_others_whole(path, monkeypatch):
     before = path.read_bytes()
-    writer = checksums.Writer(path, checksums.read(path), keep=len(RECORDS))
-    crc, file = writer.crc, writer._file
+    writer = checksums.Writer(path, checksums.read(path).texts)
+    file, room = writer._file, [10, 0]
 
     class Full:
-        def __init__(self):
-            self.room = 10
+        truncate = file.truncate
 
         def write(self, data):
-            if not self.room:
+            if not room[0]:
                 raise OSError(28, "No space left on device")
-            written, self.room = file.write(data[: self.room]), 0
-            return written
-
-        truncate = file.truncate
+            return file.write(data[: room.pop(0)])
 
     monkeypatch.setattr(writer, "_file", Full())
     with pytest.raises(OSError, match=r"No space left on device: '.*lines\.jsonl'"):
         writer.write({"step": 5})
     file.close()
     assert path.read_bytes() == before
-    assert writer.crc == crc
+
+
+def test_numbers_in_short():
+    assert checksums.spans([3, 7, 8, 9, 11, 12]) == "3, 7–9, 11–12"
+    assert checksums.spans([]) == ""

@@ -1,3 +1,5 @@
+import os
+import shutil
 from typing import NamedTuple
 
 import jax
@@ -25,11 +27,11 @@ def opened(tmp_path):
             journal.close()
         like = jax.eval_shape(lambda: State(jnp.zeros(3)))
         (tmp_path / "run").mkdir(exist_ok=True)
-        journals[:] = [Journal(tmp_path / "run", like, every, said.append)]
         said.clear()
+        journals[:] = [Journal(tmp_path / "run", like, every, said.append)]
         return journals[0]
 
-    open_.said = said
+    open_.told = said
     open_.folder = tmp_path / "run"
     yield open_
     for journal in journals:
@@ -78,70 +80,100 @@ def test_it_goes_on_from_the_newest_checkpoint_and_cuts_off_what_came_after(open
     assert steps(opened.folder) == [[1, 2], [1, 2]]
     write(journal, 3)
     assert steps(opened.folder) == [[1, 2, 3], [1, 2, 3]]
-    assert opened.said == []
+    assert opened.told == []
 
 
-def test_without_a_checkpoint_it_begins_anew(opened):
-    write(opened(), 1, 2)
-    assert opened().start is None
-    assert steps(opened.folder) == [[], []]
-
-
-@pytest.mark.parametrize("name", ["metrics", "timings"])
-def test_damaged_lines_are_said_kept_and_made_again(opened, name):
-    journal = opened()
-    write(journal, 1)
-    save(journal, 1)
-    write(journal, 2)
-    save(journal, 2)
-    path = opened.folder / f"{name}.jsonl"
-    lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(lines[0] + lines[1].replace(b"2", b"3", 1))
-    damaged = path.read_bytes()
-    journal = opened()
-    assert journal.step == 1
-    assert steps(opened.folder) == [[1], [1]]
-    kept = opened.folder / f"{name}.damaged.jsonl"
-    assert kept.read_bytes() == damaged
-
-
-def test_what_is_done_about_damage_is_said(opened, tmp_path):
-    journal = opened()
-    write(journal, 1)
-    save(journal, 1)
-    path = opened.folder / "metrics.jsonl"
-    path.write_bytes(path.read_bytes().replace(b"1", b"2", 1))
-    said = []
-    journal.close()
-    with Journal(opened.folder, journal.start or State(jnp.zeros(3)), 1, said.append):
-        pass
-    assert len(said) == 3
-    assert "line 1: its checksum does not fit; the damaged file is kept as" in said[0]
-    assert "checkpoint of step 1 is not used: it does not belong to" in said[1]
-    assert said[2] == "the run begins again"
-
-
-def test_records_that_lost_their_end_take_an_older_checkpoint(opened):
+@pytest.fixture
+def saved(opened):
+    """The folder of a run of three steps with a checkpoint at each, closed."""
     journal = opened()
     for step in (1, 2, 3):
         write(journal, step)
         save(journal, step)
-    path = opened.folder / "metrics.jsonl"
-    lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join(lines[:2]))
-    assert opened().step == 2
+    write(journal, 4)
+    journal.close()
+    return opened.folder
 
 
-def test_a_checkpoint_of_other_records_is_not_used(opened):
+def lines(path):
+    return path.read_bytes().splitlines(keepends=True)
+
+
+def flipped(line):
+    """A line with a bit of a number flipped."""
+    return line.replace(b"0.", b"1.")
+
+
+DAMAGES = {
+    "a flipped bit": (lambda ls: [ls[0], flipped(ls[1]), *ls[2:]], "2", [1, 3]),
+    "a flipped newline": (lambda ls: [ls[0], ls[1][:-1], *ls[2:]], "2–3", [1]),
+    "a lost end": (lambda ls: ls[:1], "2–3", [1]),
+    "a lost file": (lambda ls: [], "1–3", []),
+}
+
+
+@pytest.mark.parametrize("name", ["metrics", "timings"])
+@pytest.mark.parametrize("how", DAMAGES)
+def test_lost_lines_cost_no_checkpoint_and_are_said(opened, saved, name, how):
+    damage, lost, left = DAMAGES[how]
+    path, index = saved / f"{name}.jsonl", ["metrics", "timings"].index(name)
+    path.write_bytes(b"".join(damage(lines(path))))
+    damaged = path.read_bytes()
+    journal = opened()
+    assert (journal.step, float(journal.start[0].value[0])) == (3, 3.0)
+    assert steps(saved)[index] == left
+    assert steps(saved)[1 - index] == [1, 2, 3]
+    (said,) = opened.told
+    assert f"{str(path)!r} has lost its lines {lost}; going on from step 3" in said
+    kept = path.with_suffix(".damaged.jsonl")
+    assert f"kept as {str(kept)!r}" in said
+    assert kept.read_bytes() == damaged
+    write(journal, 4)
+    assert opened().step == 3  # and nothing is new
+    assert opened.told == []
+    assert len(lines(path)) == 3  # a lost line is an empty one
+
+
+def test_a_file_that_is_gone_is_said_and_costs_no_checkpoint(opened, saved):
+    (saved / "metrics.jsonl").unlink()
+    assert opened().step == 3
+    (said,) = opened.told
+    assert said.endswith("has lost its lines 1–3; going on from step 3 without them")
+
+
+def test_damage_behind_the_checkpoint_costs_nothing(opened, saved):
+    path = saved / "metrics.jsonl"
+    path.write_bytes(b"".join([*lines(path)[:3], flipped(lines(path)[3])]))
+    assert opened().step == 3
+    (said,) = opened.told
+    assert "is damaged; what it lost is made again. The damaged file is kept" in said
+    assert steps(saved)[0] == [1, 2, 3]
+
+
+def test_a_line_cut_short_by_a_crash_is_no_damage(opened, saved):
+    path = saved / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[:-5])
+    assert opened().step == 3
+    assert opened.told == []
+
+
+def test_lost_checkpoints_are_said_before_the_run_begins_again(opened, saved):
+    shutil.rmtree(saved / "checkpoints")
+    assert opened().start is None
+    (said,) = opened.told
+    assert said.startswith("the records reach step 4, but there is no checkpoint")
+    assert said.endswith("the run begins again at step 0")
+    assert steps(saved) == [[], []]
+
+
+def test_the_end_is_on_the_disk_before_its_checkpoints_may_go(opened, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", synced.append)
     journal = opened()
     write(journal, 1)
-    save(journal, 1)
-    journal.close()
-    for name in ("metrics", "timings"):
-        (opened.folder / f"{name}.jsonl").unlink()
-    written.write(opened.folder / "metrics.jsonl", [TRAIN])
-    written.write(opened.folder / "timings.jsonl", [written.timing(TRAIN)])
-    assert opened().start is None
+    assert synced == []
+    journal.write(written.END)
+    assert len(synced) == 2
 
 
 def test_a_checkpoint_is_due_when_its_time_has_come_or_a_signal(opened, monkeypatch):

@@ -1,11 +1,11 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import written
 from written import CONFIG, SESSION
 
 from experiments.records import run_directory
@@ -20,31 +20,24 @@ def begun(tmp_path):
     return tmp_path / "demo"
 
 
-def test_the_folder_is_made_and_left_where_something_is_in_it(tmp_path):
+def test_the_folder_is_made_and_left_only_where_something_is_in_it(tmp_path):
+    with run_directory.claimed(tmp_path / "demo"):
+        assert (tmp_path / "demo").exists()
+    assert list(tmp_path.iterdir()) == []
     with run_directory.claimed(tmp_path / "a" / "demo"):
         (tmp_path / "a" / "demo" / "config.json").touch()
     assert (tmp_path / "a" / "demo" / "config.json").exists()
 
 
-def test_a_folder_in_which_nothing_was_written_is_removed(tmp_path):
-    with run_directory.claimed(tmp_path / "demo"):
-        assert (tmp_path / "demo").exists()
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_second_claim_is_refused_with_the_process_of_the_first(tmp_path):
     message = f"is in use by process {os.getpid()}: wait for its end"
     with run_directory.claimed(tmp_path / "demo"):
-        with (
-            pytest.raises(ValueError, match=message),
-            run_directory.claimed(tmp_path / "demo"),
-        ):
-            pass
-        with (
-            pytest.raises(ValueError, match=message),
-            run_directory.claimed(tmp_path / "demo"),
-        ):
-            pass
+        for _ in range(2):
+            with (
+                pytest.raises(ValueError, match=message),
+                run_directory.claimed(tmp_path / "demo"),
+            ):
+                pass
     with run_directory.claimed(tmp_path / "demo"):
         pass
 
@@ -68,13 +61,23 @@ def test_what_is_asked_for_is_written_once(begun):
 
 
 def test_another_configuration_is_refused_with_the_fields_that_differ(begun):
-    other = ASKED | {"rate": 0.2, "seeds": 3, "cutout": 8}
+    other = ASKED | {"rate": 0.2, "seeds": 3, "new": 8}
     message = (
         r"demo' was begun with another configuration: seeds is 3, was 1; rate is 0\.2, "
-        r"was 0\.1; cutout is 8, was null\. Give the same to go on"
+        r"was 0\.1; new is 8, was null\. Give the same to go on"
     )
     with pytest.raises(ValueError, match=message):
         run_directory.check_begun(begun, other)
+
+
+def test_a_field_that_an_older_version_did_not_know_was_its_default(begun):
+    path, older = begun / "config.json", dict(ASKED)
+    del older["cutout"]
+    path.write_text(json.dumps(older))
+    (said,) = run_directory.check_begun(begun, ASKED)
+    assert said.startswith(f"'cutout' is not in {str(path)!r}")
+    with pytest.raises(ValueError, match=r"cutout is 8, was 0; 'cutout' is not in"):
+        run_directory.check_begun(begun, ASKED | {"cutout": 8})
 
 
 def test_other_policies_are_another_configuration_but_other_words_are_not(begun):
@@ -124,5 +127,29 @@ def test_other_data_under_the_same_name_are_refused(begun):
     assert len(json.loads((begun / "env.json").read_text())["sessions"]) == 1
 
 
-def test_a_study_folder_of_a_helper_is_one_that_can_be_gone_on_with(tmp_path):
-    run_directory.check_begun(written.study(tmp_path / "x", []), CONFIG)
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("file", "file': File exists; move what is in the way, or give another --out"),
+        ("file/demo", "demo': Not a directory; move what is in the way"),
+        ("x" * 300, "x': File name too long; give a shorter --out or --name"),
+    ],
+)
+def test_a_place_where_no_folder_can_be_is_refused_with_what_to_do(
+    tmp_path, place, said
+):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(OSError, match=re.escape(said)),
+        run_directory.claimed(tmp_path / place),
+    ):
+        pass
+
+
+def test_an_error_while_a_study_is_at_work_says_what_to_do(tmp_path):
+    with (
+        pytest.raises(OSError, match=r"demo': No space left on device; make room"),
+        run_directory.claimed(tmp_path / "demo"),
+    ):
+        raise OSError(28, "No space left on device")
+    assert list(tmp_path.iterdir()) == []

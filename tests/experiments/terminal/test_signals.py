@@ -1,6 +1,7 @@
 """Programs of their own, because they change their process."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,14 +11,17 @@ import pytest
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.fixture(autouse=True)
+def not_ignored():
+    """As where it runs in the background of a script, SIGINT may be ignored here."""
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, inherited)
+
+
 def run(code, **options):
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        **options,
-    )
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, **options)
 
 
 LOST = """
@@ -93,16 +97,41 @@ def test_a_second_signal_ends_the_program_at_once():
     assert done.stdout == "noted True\n130\n", done.stderr
 
 
-def test_a_signal_that_the_shell_ignores_stays_ignored():
+def test_a_signal_that_the_shell_ignores_stays_ignored_and_the_other_counts():
     code = """
-import os, signal
-signal.signal(signal.SIGINT, signal.SIG_IGN)
+import os
 from experiments.terminal import signals
 signals.prepare()
 os.kill(os.getpid(), 2)
 print(signals.asked())
+try:
+    os.kill(os.getpid(), 15)
+except signals.Stop as stop:
+    print(stop.status)
 """
-    assert run(code).stdout == "False\n"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as nohup hands it on
+    assert run(code).stdout == "False\n143\n"
+
+
+PRINTING = """
+import sys
+from experiments.terminal import signals
+signals.prepare()
+for _ in range(100):
+    print("x" * 1000)
+print("done", file=sys.stderr)
+signals.leave({status})
+"""
+
+
+@pytest.mark.parametrize(("status", "left"), [(0, 2), (130, 130)])
+def test_output_to_a_full_device_is_said_in_a_line_and_in_the_status(status, left):
+    with open("/dev/full", "w") as full:
+        done = run(PRINTING.format(status=status), stdout=full)
+        assert done.stderr.startswith("done\nnot all could be printed: No space left")
+        assert (done.stderr.count("\n"), done.returncode) == (2, left)
+        nowhere = run(PRINTING.format(status=status), stdout=full, stderr=full)
+        assert nowhere.returncode == left
 
 
 def test_what_the_terminal_cannot_show_is_replaced():
