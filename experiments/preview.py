@@ -16,9 +16,8 @@ from optax_llr import Layers, Phase
 from .config.config import CLASSES, Config
 from .policies.catalogue import configured
 from .policies.optimizers import rotating, scheduled
-from .report import figures
-from .terminal.evenly import evenly
-from .terminal.sparkline import bar, known
+from .report import figures, layer_figures
+from .terminal.display import bar, evenly, known
 from .training.compiling import policy_phases, policy_tables
 from .training.program import Tables, abstract
 
@@ -89,7 +88,7 @@ def draw(shown: Preview, path: Path) -> None:
     steps = taken + 1  # done, once a row of the tables was used
     page = figures.figure(
         partial(_multipliers, shown.phases, steps, drawn, names),
-        partial(figures.draw_rates, steps=steps, values=rates, names=names),
+        partial(layer_figures.draw_rates, steps=steps, values=rates, names=names),
     )
     page.savefig(path, dpi=DPI, facecolor="white")
 
@@ -101,7 +100,7 @@ def _multipliers(
     names: Sequence[str],
     axes: Axes,
 ) -> None:
-    figures.draw_multipliers(axes, steps, values, names)
+    layer_figures.draw_multipliers(axes, steps, values, names)
     for phase in phases[1:]:
         axes.axvline(phase.start, color=figures.INK, linewidth=0.8, linestyle=":")
     if len(phases) > 1:

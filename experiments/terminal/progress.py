@@ -7,8 +7,7 @@ from typing import Any, Self
 import numpy as np
 import tqdm
 
-from .evenly import evenly
-from .sparkline import bar, known
+from .display import bar, evenly, known
 
 MOST_LAYERS = 16
 """Of more, some are shown: the first, the last, and between them evenly."""
