@@ -47,7 +47,8 @@ def draw_curves(
         dash, colour = drawn[name]
         known = np.ma.masked_invalid(values)
         low, high = known.min(axis=0), known.max(axis=0)
-        lines += axes.plot(steps, known.mean(axis=0), color=colour, ls=dash)
+        mean = known.mean(axis=0)
+        lines += axes.plot(steps, mean, color=colour, ls=dash, label=name)
         band = axes.fill_between(steps, low, high, color=colour, alpha=0.15, lw=0)
         shown: list[Artist] = [lines[-1], band]
         for seed in values[np.isnan(values[:, -1]) & np.isfinite(values).any(axis=1)]:

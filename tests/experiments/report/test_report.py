@@ -462,11 +462,11 @@ def test_a_terminal_of_80_columns_shows_a_study_in_ten_lines(tmp_path):
     assert [re.split(r"\s{2,}", line.strip()) for line in table] == [
         ["policy", "test accuracy, %", "difference", "95 % interval", "seconds"],
         ["uniform", "31.0 ± 1.0", "baseline", "–", "0.6"],
-        ["early-first", "32.1 ± 1.0", "+1.1", "+0.7 to +1.4", "0.6"],
-        ["late-first", "33.1 ± 1.0", "+2.1", "+1.4 to +2.9", "0.6"],
-        ["three-stage", "34.2 ± 1.0", "+3.2", "+2.1 to +4.3", "0.6"],
-        ["uniform-cosine", "35.3 ± 1.0", "+4.3", "+2.8 to +5.8", "0.6"],
-        ["freezeout", "36.3 ± 1.1", "+1.1", "+0.7 to +1.4", "0.6"],
+        ["early-first", "32.1 ± 1.1", "+1.1", "+0.7 to +1.4", "0.6"],
+        ["late-first", "33.1 ± 1.1", "+2.1", "+1.4 to +2.9", "0.6"],
+        ["three-stage", "34.2 ± 1.2", "+3.2", "+2.1 to +4.3", "0.6"],
+        ["uniform-cosine", "35.3 ± 1.3", "+4.3", "+2.7 to +5.8", "0.6"],
+        ["freezeout", "36.3 ± 1.4", "+1.1", "+0.7 to +1.4", "0.6"],
         [
             "Differences in points, to uniform; to uniform-cosine: freezeout.",
         ],
