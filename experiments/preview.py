@@ -90,7 +90,7 @@ def draw(shown: Preview, path: Path) -> None:
         partial(_multipliers, shown.phases, steps, drawn, names),
         partial(layer_figures.draw_rates, steps=steps, values=rates, names=names),
     )
-    page.savefig(path, dpi=DPI, facecolor="white")
+    figures.save(page, path, dpi=DPI, facecolor="white")
 
 
 def _multipliers(

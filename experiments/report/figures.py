@@ -7,6 +7,8 @@ global state.
 
 import itertools
 import re
+import urllib.parse
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -71,6 +73,11 @@ def pens_for(names: Iterable[str]) -> dict[str, Pen]:
     return {name: ("-", INK) if name == "uniform" else next(others) for name in names}
 
 
+def id_of(policy: str) -> str:
+    """The id of what is drawn for a policy, in letters that need no quotes."""
+    return OF + urllib.parse.quote(policy, safe="")
+
+
 def thinned(count: int) -> np.ndarray:
     """Which of so many points to draw: all, or some evenly spaced, first and last."""
     return evenly(count, POINTS)
@@ -89,6 +96,20 @@ def figure(*panels: Panel) -> Figure:
         for axes in grid[len(panels) :]:
             axes.set_axis_off()
     return page
+
+
+def save(page: Figure, file: Any, **how: Any) -> None:
+    """Writes a figure; what a font lacks is a box in it, and not said on the terminal.
+
+    Args:
+        page: the figure.
+        file: a path, or a file that is open.
+        **how: as for `Figure.savefig`.
+    """
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        for message in (r"Glyph \d+", "constrained_layout not applied"):
+            warnings.filterwarnings("ignore", message, UserWarning)
+        page.savefig(file, **how)
 
 
 def horizontal(axes: Axes, quantity: str = "optimizer steps") -> None:

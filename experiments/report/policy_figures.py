@@ -12,7 +12,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from .figures import INK, OF, Pen, horizontal, pens_for
+from .figures import INK, Pen, horizontal, id_of, pens_for
 
 FEW_CURVES = 4  # more of them, and a legend would squeeze them
 MOST_IN_A_COLUMN = 14
@@ -55,7 +55,7 @@ def draw_curves(
             last = np.flatnonzero(np.isfinite(seed))[-1]
             shown += axes.plot(steps[last], seed[last], color=colour, marker="x")
         for artist in shown:
-            artist.set_gid(OF + name)
+            artist.set_gid(id_of(name))
     axes.set(title=title, ylabel=quantity)
     horizontal(axes, against)
     if 0 < len(curves) <= FEW_CURVES:
@@ -71,7 +71,7 @@ def draw_key(axes: Axes, pens: Mapping[str, Pen]) -> None:
         pens: by policy.
     """
     lines = [
-        Line2D([], [], linestyle=dash, color=colour, gid=OF + name)
+        Line2D([], [], linestyle=dash, color=colour, gid=id_of(name))
         for name, (dash, colour) in pens.items()
     ]
     axes.set_axis_off()
@@ -79,7 +79,7 @@ def draw_key(axes: Axes, pens: Mapping[str, Pen]) -> None:
         lines, list(pens), loc="upper left", ncols=1 + (len(lines) > MOST_IN_A_COLUMN)
     )
     for text in legend.get_texts():
-        text.set_gid(OF + text.get_text())
+        text.set_gid(id_of(text.get_text()))
 
 
 def draw_differences(
@@ -116,7 +116,7 @@ def draw_differences(
             ends = intervals[name]
             shown += axes.plot(ends, [row - 0.1] * 2, color=colour, linewidth=2)
         for artist in shown:
-            artist.set_gid(OF + name)
+            artist.set_gid(id_of(name))
     names = [labels.get(name, name) for name in pairs]
     axes.set_yticks(range(len(pairs)), names, fontsize=9 if len(pairs) < 12 else 6)
     axes.set_ylim(len(pairs) - 0.5, -0.5)
@@ -155,7 +155,7 @@ def draw_marks(
                 arrow = "∞" if time > edge else "→"
                 shown.append(axes.text(x, y, f"  {arrow}", va="center", fontsize=7))
             for artist in shown:
-                artist.set_gid(OF + name)
+                artist.set_gid(id_of(name))
     axes.set_yticks(range(len(times)), list(times))
     axes.set_ylim(len(times) - 0.5, -0.5)
     axes.set_xlim(0, 1.1 * edge)

@@ -170,7 +170,7 @@ def build(records: Records, out: Path | None = None) -> Path:
     write_json(folder / "summary.json", study.summary)
     for name, drawn in study.pages.items():
         page = figures.figure(*drawn.values())
-        page.savefig(plots / f"{name}.png", dpi=DPI, facecolor="white")
+        figures.save(page, plots / f"{name}.png", dpi=DPI, facecolor="white")
         page.set_layout_engine("none")  # as it was laid out for the first of both
         picture = svg.svg(page, "figure", name).replace("currentColor", figures.INK)
         write_text(plots / f"{name}.svg", picture)

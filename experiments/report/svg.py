@@ -4,14 +4,14 @@ import base64
 import html
 import io
 import re
+import urllib.parse
 from collections.abc import Callable
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from .figures import INK, OF, SHADES, STYLE
+from .figures import INK, OF, SHADES, save
 
 FONT = 'font-family="DejaVu Sans, sans-serif"'
 TICK = "fill: currentColor; stroke: currentColor; stroke-width: 0.8"
@@ -30,8 +30,7 @@ def svg(page: Figure, prefix: str, description: str) -> str:
         description: what it shows, for those who do not see it.
     """
     file = io.StringIO()
-    with matplotlib.rc_context(STYLE):
-        page.savefig(file, format="svg", dpi=100, metadata=NO_METADATA)
+    save(page, file, format="svg", dpi=100, metadata=NO_METADATA)
     text = file.getvalue()
     text = _in_tags(text[text.index("<svg") :], lambda tag: _marked(tag, prefix))
     label = html.escape(description)
@@ -46,9 +45,9 @@ def _in_tags(text: str, change: Callable[[str], str]) -> str:
 
 def _marked(tag: str, prefix: str) -> str:
     """With the policy in place of an id, or ids that are the figure's own."""
-    of_policy = f'<g id="{OF}'
-    if tag.startswith(of_policy):
-        return tag.replace(of_policy, '<g data-policy="', 1)
+    if of_policy := re.fullmatch(f'<g id="{OF}(.+)">', tag):
+        policy = html.escape(urllib.parse.unquote(of_policy[1]))
+        return f'<g data-policy="{policy}">'
     tag = tag.replace(INK, "currentColor")
     return re.sub(r' id="|href="#|url\(#', lambda found: f"{found[0]}{prefix}-", tag)
 

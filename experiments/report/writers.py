@@ -13,7 +13,7 @@ from ..terminal.display import legible
 from .tables import Table
 
 TEMPLATES = jinja2.FileSystemLoader(Path(__file__).with_name("templates"))
-MARKDOWN = {"&": "&amp;", "<": "&lt;", "\n": "<br>"} | {
+MARKDOWN = {"&": "&amp;", "<": "&lt;", "\n": "<br>", "\r": ""} | {
     mark: f"\\{mark}" for mark in "\\`*_[]|~$#"
 }
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")

@@ -22,8 +22,11 @@ def console() -> rich.console.Console:
 
 
 def quiet() -> None:
-    """Leaves only errors of what other libraries log: they are not about the study."""
-    for name in ("absl", "jax", "matplotlib", "orbax"):
+    """Of what other libraries log, errors alone: the rest is not about the study.
+
+    To be called before they are imported. Orbax and TFDS speak through absl.
+    """
+    for name in ("absl", "matplotlib"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

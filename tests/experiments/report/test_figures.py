@@ -1,7 +1,9 @@
 import base64
+import html
 import io
 import re
 from unittest import mock
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from experiments.report.policy_figures import (
     FEW_CURVES,
     draw_curves,
     draw_differences,
+    draw_key,
     draw_marks,
 )
 
@@ -235,3 +238,55 @@ def test_lines_are_the_same_without_a_letter_for_every_point():
     x, y = numbers.T
     assert np.allclose(np.diff(x), np.diff(x)[0], atol=0.2)
     assert np.allclose(np.diff(y) / (y[-1] - y[0]), [2 / 3, -1 / 3, 2 / 3], atol=0.01)
+
+
+STRANGE = [
+    r"$\frac{$",
+    r"a\q",
+    "$x$",
+    r"\$5 and $",
+    "_private",
+    figures.INK,
+    'url(#a) id="b" href="#c"',
+    "<script>&amp;",
+    "层😀",
+]
+
+
+@pytest.mark.parametrize("name", STRANGE)
+@pytest.mark.parametrize("kind", ["png", "svg"])
+def test_names_are_drawn_as_they_stand(name, kind):
+    """Warnings are errors here: of letters that the font lacks none is said."""
+    layers, values = [name, "b"], np.full((3, 2), 0.5)
+    curves = {name: (STEPS, np.ones((2, 3)))}
+    pens = figures.pens_for(curves)
+    page = figures.figure(
+        lambda axes: draw_multipliers(axes, STEPS + 1, values, layers),
+        lambda axes: draw_quantiles(axes, STEPS, np.ones((3, 5)), name, name),
+        lambda axes: draw_curves(axes, curves, name, name),
+        lambda axes: draw_key(axes, pens),
+        lambda axes: draw_differences(axes, {name: [1.0]}, {}, "t", pens, {}),
+        lambda axes: draw_marks(axes, {name: [(1.0, False)]}, [0.5], pens),
+    )
+    if kind == "png":
+        figures.save(page, io.BytesIO())
+        return
+    text = svg.svg(page, "a", name)
+    assert len(re.findall(f">{re.escape(html.escape(name, quote=False))}<", text)) >= 9
+    root = ElementTree.fromstring(text)
+    marked = {element.get("data-policy") for element in root.iter()} - {None}
+    assert marked == {name}
+
+
+def test_powers_of_ten_are_plain_letters():
+    steps, values = np.array([1, 2]), np.array([[1e-3, 1.0], [1e-9, 0.1]])
+    page = figures.figure(
+        lambda axes: draw_rates(axes, steps, values, ["a", "b"]),
+        lambda axes: draw_layer_map(
+            axes, steps, np.array([[2.0, 3], [4, 5]]), ["a", "b"], "t", "q", "log"
+        ),
+    )
+    text = svg.svg(page, "a", "b")
+    assert ">10⁻⁸<" in text
+    assert ">3×10⁰<" in text
+    assert "mathdefault" not in text

@@ -11,6 +11,7 @@ import pytest
 import rich.cells
 import rich.console
 import written
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from experiments import __main__ as command
@@ -582,6 +583,102 @@ def test_several_studies_are_joined_in_one_page(tmp_path, built):
 def test_studies_of_one_name_cannot_be_told_apart(built, tmp_path):
     with pytest.raises(ValueError, match="expected studies with different names"):
         report.join([built, built], tmp_path)
+
+
+HOSTILE = [
+    '"><script>alert(1)</script>',
+    "</script><b onclick='x'>",
+    r"a\q \1 \g<0>",
+    r"$\frac{$",
+    "=1+cmd|' /C calc'!A0",
+    "@SUM(1)",
+    "\t=1",
+    "a|b `c` *d* _e_ [f](g) <i>h</i> &lt; ~i~",
+    "\n# heading\n- item",
+    "\x1b[2J\x00\ud800\u202e",
+    "{{ title }}{% if %}",
+    "层😀",
+]
+"""What the name of a study, policy or layer may be in records written by hand."""
+
+
+@pytest.fixture
+def plain_figures(monkeypatch):
+    """Pages without figures, which take their time."""
+    monkeypatch.setattr(figures, "figure", lambda *panels: Figure((1, 1)))
+
+
+def hostile(folder, name):
+    """A study whose every word is this name."""
+    policy = name.replace("/", "")
+    recorded = study(
+        folder,
+        [events("uniform", 0), events(policy, 0), events(policy, 1)],
+        ("uniform", policy),
+        name=name,
+        layers={"names": [name, "b", "c"], "level": [0, 1, 2], "members": {}},
+    )
+    about = {"summary": name, "expectation": name, "source": name, "control": "uniform"}
+    recorded.config["policies"][policy] = about
+    session = SESSION | {"command": ["python", name], "versions": {name: name}}
+    return dataclasses.replace(recorded, sessions=(session,))
+
+
+@pytest.mark.usefixtures("plain_figures")
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_come_out_as_text_in_every_file(name, tmp_path, built):
+    recorded, other = hostile(tmp_path, name), study(tmp_path / "b", [], name="other")
+    harmless = study(tmp_path / "c", [events("uniform", 0)], ("uniform",))
+    tags = Page(report.build(harmless).read_text()).tags
+    seen, policy = display.legible(name), display.legible(name.replace("/", ""))
+    for path in (report.build(recorded), report.join([recorded, other], tmp_path)):
+        parsed = Page(path.read_text())
+        assert parsed.open == []
+        assert parsed.tags <= tags
+        assert policy in parsed.policies
+        assert seen in "".join(parsed.texts)
+        for line in path.with_suffix(".md").read_text().splitlines():
+            letters = line.replace("**A demonstration, not evidence:**", "**")
+            letters = re.sub(r"\\.|<br>", "", letters).removeprefix("**")
+            assert not re.search("[<`*_[~$]", letters)
+            assert line[:3] in ("", "# ", "## ") or line[:2] in ("| ", "- ", "# ", "**")
+    for path in (tmp_path / "tables.csv", tmp_path / "joined.csv"):
+        with path.open(newline="") as file:
+            first, *_ = lines = list(csv.DictReader(file))
+        assert first["study"].removeprefix("'") == seen
+        for cell in (cell for line in lines for cell in line.values()):
+            assert not cell.strip(" ").startswith(tuple("=+-@\t\r\n")) or float(cell)
+    assert "\x1b" not in shown(recorded, 80)
+
+
+@pytest.mark.usefixtures("plain_figures")
+def test_negative_numbers_stay_numbers_in_a_spreadsheet(tmp_path):
+    runs = [events("uniform", 0), events("early-first", 0, test=0.4)]
+    recorded = study(tmp_path, runs, POLICIES[::2], seeds=1, name="-1+1")
+    report.build(recorded)
+    with (tmp_path / "tables.csv").open() as file:
+        _, early = csv.DictReader(file)
+    assert early["study"] == "'-1+1"
+    assert float(early["accuracy_difference"]) == pytest.approx(-0.1)
+
+
+def test_lines_of_a_markdown_table_have_as_many_cells_whatever_they_hold():
+    table = tables.Table("t", ("policy", "x"), ((r"a|b\|c", "d\ne\r\nf"),), ())
+    text = writers.markdown("title", (), [table])
+    assert text.splitlines()[-1] == r"| a\|b\\\|c | d<br>e<br>f |"
+
+
+@pytest.mark.usefixtures("plain_figures")
+def test_a_folder_that_may_only_be_read_is_reported_elsewhere(tmp_path):
+    folder, out = tmp_path / "study", tmp_path / "new" / "out"
+    folder.mkdir()
+    recorded = study(folder, [events("uniform", 0)], ("uniform",))
+    assert report.build(recorded, out) == out / "report.html"
+    assert list(folder.iterdir()) == []
+    made = {path.name for path in out.iterdir()}
+    assert made == {
+        *("report.html", "report.md", "tables.csv", "summary.json", "plots")
+    }
 
 
 @pytest.mark.slow
