@@ -19,8 +19,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from tables import chosen
 
-from experiments.report import figures
-from experiments.report.figures import Curve, Panel
+from experiments.report import figures, policy_figures
+from experiments.report.figures import Panel
+from experiments.report.policy_figures import Curve
 
 DOTS_PER_INCH = 110
 Record = dict[str, Any]
@@ -62,7 +63,7 @@ def panels(record: Record) -> list[Panel]:
             pens=pens,
         ),
         partial(
-            figures.draw_differences,
+            policy_figures.draw_differences,
             pairs=last,
             intervals=_intervals(record["summary"], control),
             title="after the last step",
@@ -76,7 +77,7 @@ def keyed(**drawn: Any) -> Panel:
     """Curves with their legend, however many they are."""
 
     def draw(axes: Axes) -> None:
-        figures.draw_curves(axes, **drawn)
+        policy_figures.draw_curves(axes, **drawn)
         axes.legend(fontsize=7)
 
     return draw

@@ -18,9 +18,8 @@ from .config.own import label
 from .policies.chosen import configured
 from .policies.optimizers import rotating, scheduled
 from .policies.policy import Policy
-from .report import figures
-from .terminal.evenly import evenly
-from .terminal.sparkline import bar, known
+from .report import figures, layer_figures
+from .terminal.display import bar, evenly, known
 from .training.compiling import policy_phases, policy_tables
 from .training.program import Tables, abstract
 
@@ -93,9 +92,9 @@ def draw(shown: Preview, path: Path) -> None:
     steps = taken + 1  # done, once a row of the tables was used
     page = figures.figure(
         partial(_multipliers, shown.phases, steps, drawn, names),
-        partial(figures.draw_rates, steps=steps, values=rates, names=names),
+        partial(layer_figures.draw_rates, steps=steps, values=rates, names=names),
     )
-    page.savefig(path, dpi=DPI, facecolor="white")
+    figures.save(page, path, dpi=DPI, facecolor="white")
 
 
 def _multipliers(
@@ -105,7 +104,7 @@ def _multipliers(
     names: Sequence[str],
     axes: Axes,
 ) -> None:
-    figures.draw_multipliers(axes, steps, values, names)
+    layer_figures.draw_multipliers(axes, steps, values, names)
     for phase in phases[1:]:
         axes.axvline(phase.start, color=figures.INK, linewidth=0.8, linestyle=":")
     if len(phases) > 1:

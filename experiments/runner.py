@@ -22,7 +22,7 @@ from .records import records, run_directory
 from .records.environment import environment
 from .records.journal import Journal
 from .report import report
-from .terminal import signals, table
+from .terminal import display, signals
 from .terminal.progress import Progress
 from .training import hosts
 from .training.compiling import policy_tables, use_compilation_cache
@@ -109,7 +109,7 @@ def run(
         ValueError: the folder holds another study, or another process is at work there.
         OSError: the folder cannot be made or written.
     """
-    console = rich.console.Console(highlight=False, markup=False)
+    console = display.console()
     say = functools.partial(console.print, soft_wrap=True)
     folder = config.out / config.name
     with run_directory.claimed(
@@ -384,20 +384,9 @@ def _forget_checkpoints(run: _Run) -> None:
 
 
 def _end(folder: Path, console: rich.console.Console) -> None:
-    """Summary, plots and report; the table on the terminal."""
+    """Summary, plots and report; the short table on the terminal."""
     recorded = records.read(folder)
-    page, told = report.build(recorded), report.Study(recorded)
-    policies = recorded.config["policies"]
-    expectations = {name: about["expectation"] for name, about in policies.items()}
-    console.print(table.terminal(told.rows, recorded.config["marks"], expectations))
-    console.print(report.outcomes(told))
-    for policy, saved in told.saved.items():
-        console.print(table.saved(policy, saved))
-    if told.caveats:
-        console.print(
-            f"A demonstration, not evidence: {'; '.join(told.caveats)}.", soft_wrap=True
-        )
-    console.print(f"Read on: {page}", soft_wrap=True)
+    report.show(report.Study(recorded), report.build(recorded), console)
 
 
 def _greeting(config: Config, layers: optax_llr.Layers, folder: Path) -> str:

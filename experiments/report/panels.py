@@ -9,7 +9,7 @@ import numpy as np
 from ..analysis import compare
 from ..analysis.compare import Row, Run
 from ..analysis.savings import Saving
-from . import figures
+from . import figures, layer_figures, policy_figures
 from .figures import Panel, Pen
 
 Pages = dict[str, dict[str, Panel]]
@@ -101,7 +101,7 @@ def _differences_page(rows: Sequence[Row], pens: Mapping[str, Pen]) -> dict[str,
                     intervals[row.policy] = 100 * low, 100 * high
         if pairs:
             found[f"paired differences in {question.measure}"] = partial(
-                figures.draw_differences,
+                policy_figures.draw_differences,
                 pairs=pairs,
                 intervals=intervals,
                 title=question.measure,
@@ -129,10 +129,12 @@ def _curves_page(
     }
     if marks := [mark.mark for mark in rows[0].marks]:
         found["steps to accuracy marks"] = partial(
-            figures.draw_marks, times=times, marks=marks, pens=pens
+            policy_figures.draw_marks, times=times, marks=marks, pens=pens
         )
-    if len(groups) > figures.FEW_CURVES:
-        key = {"which line is which policy": partial(figures.draw_key, pens=pens)}
+    if len(groups) > policy_figures.FEW_CURVES:
+        key = {
+            "which line is which policy": partial(policy_figures.draw_key, pens=pens)
+        }
         found = key | found
     return found
 
@@ -144,10 +146,10 @@ def _schedule_panels(policy: str, run: Run, names: Sequence[str]) -> dict[str, P
     rates = series(train, "rate")[:, None] * values
     return {
         f"multipliers of {policy}, layer by step": partial(
-            figures.draw_multipliers, steps=steps, values=values, names=names
+            layer_figures.draw_multipliers, steps=steps, values=values, names=names
         ),
         f"realised rates of {policy} by step": partial(
-            figures.draw_rates, steps=steps, values=rates, names=names
+            layer_figures.draw_rates, steps=steps, values=rates, names=names
         ),
     }
 
@@ -159,7 +161,7 @@ def _savings_panel(
     shares = [(phase.predicted, phase.measured) for phase in saved]
     predicted, measured = np.array(shares, float).T
     panel = partial(
-        figures.draw_savings,
+        layer_figures.draw_savings,
         edges=np.array([*(phase.start for phase in saved), saved[-1].stop], float),
         frozen=np.array([phase.frozen / layers for phase in saved]),
         predicted=predicted,
@@ -170,8 +172,8 @@ def _savings_panel(
 
 def _measured_panels(policy: str, run: Run, names: Sequence[str]) -> dict[str, Panel]:
     """What was measured on the layers of one run."""
-    few = len(names) <= figures.FEW_LAYERS
-    draw = figures.draw_layer_lines if few else figures.draw_layer_map
+    few = len(names) <= layer_figures.FEW_LAYERS
+    draw = layer_figures.draw_layer_lines if few else layer_figures.draw_layer_map
     events = [run.layers[i] for i in figures.thinned(len(run.layers))]
     steps, quantiles = series(events, "step"), series(events, "step_quantiles")
     found: dict[str, Panel] = {}
@@ -191,7 +193,7 @@ def _measured_panels(policy: str, run: Run, names: Sequence[str]) -> dict[str, P
     last = len(names) - 1
     for i in sorted({0, last // 2, last} if few else {0, last}):
         found[f"step sizes in {names[i]} of {policy}"] = partial(
-            figures.draw_quantiles,
+            layer_figures.draw_quantiles,
             steps=steps,
             values=quantiles[:, i],
             title=f"step sizes in {names[i]}",
@@ -207,7 +209,7 @@ def _curve(
     pens: Mapping[str, Pen],
 ) -> Panel:
     kind, field, title, quantity, factor = curve
-    curves: dict[str, figures.Curve] = {}
+    curves: dict[str, policy_figures.Curve] = {}
     for policy, group in groups.items():
         steps, values = _by_seed(group, kind, field)
         if not steps.size:
@@ -218,7 +220,7 @@ def _curve(
         shown = figures.thinned(len(steps))
         curves[policy] = steps[shown], factor * values[:, shown]
     return partial(
-        figures.draw_curves,
+        policy_figures.draw_curves,
         curves=curves,
         title=title,
         quantity=quantity,

@@ -2,26 +2,25 @@
 
 import dataclasses
 import functools
+import itertools
 import shlex
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rich.table
+import rich.console
+from markupsafe import Markup
 
 from ..analysis import compare, savings, verdicts
 from ..analysis.compare import Row, Run
 from ..analysis.savings import Saving
 from ..records.records import Records, write_json, write_text
-from ..terminal import table
-from . import exports, figures, panels, results, sheets
+from ..terminal.display import legible
+from . import figures, panels, svg, tables, writers
 from .figures import Panel
-from .sheets import Sheet
+from .tables import Table
 
-CSS = Path(__file__).with_name("report.css")
-SCRIPT = Path(__file__).with_name("report.js")
 DPI = 130
 
 DATA = {
@@ -30,40 +29,22 @@ DATA = {
     "cifar100": "CIFAR-100",
 }
 
-QUESTION = """
-<p>Does a network learn faster, or better, when its layers do not all learn at the same
-rate, and when the differences change while it trains?</p>
-"""
-COMPARED = """
-<p>Every layer's update is multiplied by a number of its own. A multiplier of 1 leaves
-the global learning rate as it is, 2 doubles it, 0 freezes the layer. What a layer gets,
-its <em>realised rate</em>, is the global rate times its multiplier. A <em>policy</em>
-says how the multipliers depend on the layer and on time, or how they are measured from
-gradients and weights on the way. Measured ones are divided by their mean over the
-layers: they share out the global rate.</p>
-<p>Each policy is compared with a <em>control</em> that treats all layers alike:
-<em>uniform</em>, 1 everywhere and always, or, for a policy that anneals by itself,
-uniform rates under the annealing most like its own, or else annealing would be mistaken
-for what layer rates do. (For layers that rotate at unequal rates it is <em>layca</em>,
-all at one.) The comparison is <em>paired</em>: under one seed all policies start from
-the same weights and see the same images in the same order, so that the luck they share
-drops out of the difference.</p>
-"""
-
-
-MEASURED = """
-<p>Gradient norm, update to weight (the norm of an update by that of the weights it
-changes), rotation (1 − cos of the angle between the weights and those at the start) and
-step sizes (absolute values of an update by the global rate: the line is the median, the
-bands hold the middle half and all) are of the run that came furthest.</p>
-"""
-
 
 @dataclasses.dataclass(frozen=True)
 class Study:
     """What a report tells of one study."""
 
-    records: Records
+    recorded: Records
+
+    @functools.cached_property
+    def records(self) -> Records:
+        """What was recorded, in letters that a page and a picture can show."""
+        return dataclasses.replace(
+            self.recorded,
+            config=_legible(self.recorded.config),
+            sessions=_legible(self.recorded.sessions),
+            events=_legible(self.recorded.events),
+        )
 
     @property
     def name(self) -> str:
@@ -87,15 +68,15 @@ class Study:
     def caveats(self) -> list[str]:
         """Why it is a demonstration; empty if it may be evidence."""
         config = self.records.config
-        planned = len(config["policies"]) * config["seeds"]
+        planned = len(config["policies"]) * len(config["seeds"])
         sessions = self.records.sessions
-        found = verdicts.caveats(self.rows, config["source"], planned, sessions)
+        found = verdicts.caveats(self.rows, config["data"], planned, sessions)
         return [*found, *self.records.lost]
 
     @functools.cached_property
-    def sheets(self) -> list[Sheet]:
+    def tables(self) -> list[Table]:
         """Its tables."""
-        return sheets.sheets(self.records.config, self.rows, bool(self.caveats))
+        return tables.tables(self.records.config, self.rows, bool(self.caveats))
 
     @functools.cached_property
     def summary(self) -> dict[str, Any]:
@@ -122,32 +103,82 @@ class Study:
         names = self.records.config["layers"]["names"]
         return panels.pages(self.runs, self.rows, names, self.saved)
 
+    @property
+    def about(self) -> str:
+        """What was run, in a line."""
+        config = self.records.config
+        return (
+            f"{config['model']} on {DATA.get(config['data'], config['data'])}, "
+            f"{len(config['policies'])} policies × {len(config['seeds'])} seeds, "
+            f"{config['total_steps']:,} steps a run; "
+            f"started {self.records.environment['started']}"
+        )
+
+    @property
+    def measured(self) -> bool:
+        """Whether anything was measured on layers."""
+        return any(run.layers for run in self.runs)
+
+    def seen(self, row: Row) -> str:
+        """What one policy did to the layers, and what came of it, in sentences."""
+        run = panels.furthest(compare.by_policy(self.runs)[row.policy])
+        used = panels.series(run.train, "multipliers")
+        return describe(row, used, self.records.config["layers"]["names"])
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """Its configuration, but for what the page shows elsewhere."""
+        config, shown = self.records.config, ("layers", "policies", "total_steps")
+        asked = {key: value for key, value in config.items() if key not in shown}
+        return asked | {"policies": list(config["policies"])}
+
+    @property
+    def sessions(self) -> list[dict[str, Any]]:
+        """The processes that worked on it."""
+        versions = [session["versions"] for session in self.records.sessions]
+        hidden = ("command", "versions")
+        return [
+            {key: value for key, value in session.items() if key not in hidden} | of
+            for session, of in zip(self.records.sessions, versions, strict=True)
+        ]
+
+    @property
+    def again(self) -> str:
+        """The commands that run it again."""
+        environment = self.records.environment
+        command = shlex.join(environment["command"])
+        if not (commit := environment["commit"]):
+            return command
+        dirty = (
+            "   # and there were uncommitted changes" if environment["dirty"] else ""
+        )
+        return f"git checkout {commit}{dirty}\n{command}"
+
 
 def build(records: Records, out: Path | None = None) -> Path:
     """Writes summary.json, tables, plots/ and report.html.
 
     Args:
-        records: of a study.
-        out: the folder to write into; None for that of the study.
+        records: of one study.
+        out: where to write; by default into the folder of the study. Made if missing.
 
     Returns:
         The path of report.html.
     """
     folder, study = out or records.folder, Study(records)
-    folder.mkdir(parents=True, exist_ok=True)
+    plots = folder / "plots"
+    plots.mkdir(parents=True, exist_ok=True)
     write_json(folder / "summary.json", study.summary)
-    (folder / "plots").mkdir(exist_ok=True)
     for name, drawn in study.pages.items():
         page = figures.figure(*drawn.values())
-        page.savefig(folder / "plots" / f"{name}.png", dpi=DPI, facecolor="white")
+        figures.save(page, plots / f"{name}.png", dpi=DPI, facecolor="white")
         page.set_layout_engine("none")  # as it was laid out for the first of both
-        picture = figures.svg(page, name, name).replace("currentColor", figures.INK)
-        write_text(folder / "plots" / f"{name}.svg", picture)
+        picture = svg.svg(page, "figure", name).replace("currentColor", figures.INK)
+        write_text(plots / f"{name}.svg", picture)
     title = f"{study.name}: layer learning rates"
-    write_text(
-        folder / "report.md", exports.markdown(title, study.caveats, study.sheets)
-    )
-    write_text(folder / "tables.csv", exports.table({study.name: study.summary}))
+    text = writers.markdown(title, study.caveats, study.tables)
+    write_text(folder / "report.md", text)
+    write_text(folder / "tables.csv", writers.numbers({study.name: study.summary}))
     write_text(folder / "report.html", _html(title, [study], []))
     return folder / "report.html"
 
@@ -173,20 +204,32 @@ def join(several: Sequence[Records], folder: Path) -> Path:
             "gives them"
         )
     title = f"{', '.join(studies)}: layer learning rates"
-    tables = sheets.joined({name: study.sheets for name, study in studies.items()})
+    joined = tables.joined({name: study.tables for name, study in studies.items()})
     reasons = [f"{name}: {why}" for name, s in studies.items() for why in s.caveats]
     summaries = {name: study.summary for name, study in studies.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "joined.md", exports.markdown(title, reasons, tables))
-    write_text(folder / "joined.csv", exports.table(summaries))
-    write_text(folder / "joined.html", _html(title, [*studies.values()], tables))
+    write_text(folder / "joined.md", writers.markdown(title, reasons, joined))
+    write_text(folder / "joined.csv", writers.numbers(summaries))
+    write_text(folder / "joined.html", _html(title, [*studies.values()], joined))
     return folder / "joined.html"
 
 
-def outcomes(study: Study) -> rich.table.Table:
-    """What was expected of each policy, and what came, for the terminal."""
-    first, *_ = study.sheets
-    return table.listed(first.headings, first.lines)
+def show(study: Study, page: Path, console: rich.console.Console) -> None:
+    """Says how good each policy was, and where to read on.
+
+    Args:
+        study: one that came to its end, or a part of it.
+        page: the path of its report.
+        console: to print on.
+    """
+    table = tables.short(study.rows)
+    console.print(writers.terminal(table))
+    for note in table.notes:
+        console.print(legible(note), soft_wrap=True)
+    if study.caveats:
+        reasons = "; ".join(study.caveats)
+        console.print(f"A demonstration, not evidence: {reasons}.", soft_wrap=True)
+    console.print(f"Read on: {page}", soft_wrap=True)
 
 
 def describe(row: Row, multipliers: np.ndarray, names: Sequence[str]) -> str:
@@ -206,9 +249,9 @@ def describe(row: Row, multipliers: np.ndarray, names: Sequence[str]) -> str:
     for question, answer in row.answers.items():
         measure = compare.QUESTIONS[question].measure.capitalize()
         unit = " %" if answer.values else ""
-        text += f" {measure}: {table.measured(row, answer)}{unit}"
+        text += f" {measure}: {tables.measured(row, answer)}{unit}"
         if answer.difference is not None:
-            difference = table.difference(row, answer)
+            difference = tables.difference(row, answer)
             text += f", paired difference to {row.control} {difference} points"
         text += "."
     return text
@@ -225,185 +268,33 @@ def _path(values: np.ndarray) -> str:
     return text
 
 
-def _html(title: str, studies: Sequence[Study], tables: Sequence[Sheet]) -> str:
+def _html(title: str, studies: Sequence[Study], joined: Sequence[Table]) -> str:
     """The page: the joined tables if there are any, then study by study."""
-    drawn = [figure for study in studies for figure in _study(study, len(studies) > 1)]
-    body = [
-        f"<h1>{escape(title)}</h1>{QUESTION}",
-        _choice(studies),
-        results.section(tables),
-        *drawn,
-    ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<link rel="icon" href="data:,">'
-        f"<title>{escape(title)}</title>"
-        f"<style>\n{CSS.read_text(encoding='utf-8')}</style></head>"
-        "<body>\n" + "\n".join(body) + "\n"
-        f"<script>\n{SCRIPT.read_text(encoding='utf-8')}</script></body></html>\n"
+    number = itertools.count()
+
+    def picture(panel: Panel, description: str) -> Markup:
+        drawn = figures.figure(panel)
+        return Markup(svg.svg(drawn, f"figure{next(number)}", description))
+
+    return writers.html(
+        title=title,
+        studies=studies,
+        joined=joined,
+        policies=dict.fromkeys(row.policy for study in studies for row in study.rows),
+        picture=picture,
+        savings=tables.savings,
+        points=figures.POINTS,
     )
 
 
-def _study(study: Study, among_others: bool) -> list[str]:
-    outcome, *tables = study.sheets
-    prefix = f"{study.name}-" if among_others else ""
-    return [
-        f"<h1>{escape(study.name)}</h1>" if among_others else "",
-        _head(study),
-        results.section([outcome]),
-        f"<h2>What is compared</h2>{COMPARED}<p>{escape(study.summary['tuning'])}</p>",
-        results.section(tables),
-        _differences_section(study.pages, prefix),
-        _curves_section(study.pages, prefix),
-        _policies_section(study, prefix),
-        _method(study.records),
-    ]
-
-
-def _choice(studies: Sequence[Study]) -> str:
-    """A box to tick for each policy; useless, hence hidden, without the script."""
-    names = dict.fromkeys(row.policy for study in studies for row in study.rows)
-    boxes = "".join(
-        f'<label><input type="checkbox" checked value="{escape(name)}"> '
-        f"{escape(name)}</label>"
-        for name in names
-    )
-    return (
-        '<fieldset id="policies" hidden><legend>Policies shown</legend>'
-        f"{boxes}</fieldset>"
-    )
-
-
-def _head(study: Study) -> str:
-    config, environment = study.records.config, study.records.environment
-    line = (
-        f"{config['model']} on {DATA.get(config['source'], config['source'])}, "
-        f"{len(config['policies'])} policies × {config['seeds']} seeds, "
-        f"{config['total_steps']:,} steps a run; started {environment['started']}"
-    )
-    text = f'<p class="soft">{escape(line)}</p>'
-    if study.caveats:
-        text += (
-            '<p class="warn"><strong>A demonstration, not evidence:</strong> '
-            f"{escape('; '.join(study.caveats))}.</p>"
-        )
-    return text
-
-
-def _differences_section(pages: panels.Pages, prefix: str) -> str:
-    if "differences" not in pages:
-        return ""
-    return (
-        "<h2>Differences, pair by pair</h2><p>Each policy by its control: a ring for "
-        "each seed, a diamond for their mean, a bar for its 95 % t interval (from "
-        "three pairs on, not corrected for the number of policies).</p>"
-        + _figures(f"{prefix}differences", pages["differences"])
-    )
-
-
-def _curves_section(pages: panels.Pages, prefix: str) -> str:
-    if not pages:
-        return "<h2>Loss and accuracy</h2><p>No run came far enough to be drawn.</p>"
-    return (
-        "<h2>Loss and accuracy</h2><p>Lines are means over the seeds, bands reach from "
-        "the lowest to the highest seed; a cross marks where a seed ended early. "
-        "Seconds are those of training, means over the seeds. To a mark: a hollow sign "
-        "with an arrow is a time that half of the runs had not come there by; ∞ where "
-        f"they never can. At most {figures.POINTS} points of a curve are drawn.</p>"
-        + _figures(f"{prefix}curves", pages["curves"])
-    )
-
-
-def _policies_section(study: Study, prefix: str) -> str:
-    config = study.records.config
-    groups = compare.by_policy(run for run in study.runs if run.train)
-    sections = ""
-    for row in study.rows:
-        about, policy = config["policies"][row.policy], escape(row.policy)
-        sections += (
-            f'<section class="policy" data-policy="{policy}"><h3>{policy}</h3>'
-            f"<p>{escape(about['summary'])} "
-            f'<span class="soft">Source: {escape(about["source"])}.</span></p>'
-            f"<p><strong>Expected:</strong> {escape(about['expectation'])}</p>"
-        )
-        if row.policy in study.pages:
-            run = panels.furthest(groups[row.policy])
-            used = panels.series(run.train, "multipliers")
-            seen = results.unbroken(describe(row, used, config["layers"]["names"]))
-            sections += f"<p><strong>Seen:</strong> {seen}</p>"
-            if row.policy in study.saved:
-                sections += results.savings_table(study.saved[row.policy])
-            sections += _figures(prefix + row.policy, study.pages[row.policy])
-        sections += "</section>\n"
-    return (
-        "<h2>What each policy did to the layers</h2><p>Layers stand in forward order, "
-        "the one nearest the input on top. Colours of multipliers mean the same in "
-        "every map: white is the global rate unchanged.</p>"
-        + (MEASURED if any(run.layers for run in study.runs) else "")
-        + sections
-    )
-
-
-def _figures(name: str, drawn: Mapping[str, Panel]) -> str:
-    pictures = "".join(
-        f"<figure>{figures.svg(figures.figure(draw), f'{name}-{i}', text)}</figure>"
-        for i, (text, draw) in enumerate(drawn.items())
-    )
-    return f'<div class="figures">{pictures}</div>'
-
-
-def _method(records: Records) -> str:
-    shown = ("layers", "policies", "total_steps")
-    asked = {k: v for k, v in records.config.items() if k not in shown}
-    asked["policies"] = list(records.config["policies"])
-    first, *later = (_environment(session) for session in records.sessions)
-    return (
-        "<h2>How it was run, and how to run it again</h2>"
-        f"<pre>{escape(_again(records.environment))}</pre>"
-        f"<h3>Configuration</h3>{_definitions(asked)}"
-        f"<h3>Environment</h3>{first}"
-        + "".join(f"<h3>Environment when it went on</h3>{text}" for text in later)
-        + "<p>Every number above comes from <code>metrics.jsonl</code> of the runs; "
-        + "<code>python -m experiments report FOLDER</code> makes the report again.</p>"
-    )
-
-
-def _environment(session: Mapping[str, Any]) -> str:
-    where = {k: v for k, v in session.items() if k not in ("command", "versions")}
-    return _definitions(where | session["versions"])
-
-
-def _again(environment: Mapping[str, Any]) -> str:
-    lines = [shlex.join(environment["command"])]
-    if commit := environment["commit"]:
-        changed = (
-            "   # and there were uncommitted changes" if environment["dirty"] else ""
-        )
-        lines.insert(0, f"git checkout {commit}{changed}")
-    return "\n".join(lines)
-
-
-def _definitions(items: Mapping[str, Any]) -> str:
-    return (
-        "<dl>"
-        + "".join(
-            f"<dt>{escape(key.replace('_', ' '))}</dt><dd>{escape(_shown(value))}</dd>"
-            for key, value in items.items()
-        )
-        + "</dl>"
-    )
-
-
-def _shown(value: Any) -> str:
+def _legible(value: Any) -> Any:
+    """The same, with all of its text legible."""
     match value:
-        case None:
-            return "–"
-        case dict():
-            return ", ".join(f"{key} {_shown(item)}" for key, item in value.items())
-        case list():
-            return ", ".join(map(_shown, value))
-        case bool():
-            return "yes" if value else "no"
+        case str():
+            return legible(value)
+        case Mapping():
+            return {_legible(key): _legible(item) for key, item in value.items()}
+        case list() | tuple():
+            return type(value)(map(_legible, value))
         case _:
-            return str(value)
+            return value

@@ -110,7 +110,7 @@ def _find(
         },
     )
     page = figure(test)
-    page.savefig(folder / "range_test.png", dpi=150, facecolor="white")
+    figures.save(page, folder / "range_test.png", dpi=150, facecolor="white")
     console.print(f"\n{test}\n", soft_wrap=True)
     console.print(f"{LEGEND}\n\n{verdict(uniform, together)}")
     console.print(
@@ -190,6 +190,7 @@ def _draw(axes: Axes, test: RangeTest) -> None:
         )
     _draw_suggestions(axes, test, rows)
     axes.set_xscale("log")
+    figures.log_ticks(axes.xaxis)
     axes.invert_yaxis()
     axes.grid(False)
     axes.set_yticks(rows, test.layers.names)
@@ -199,7 +200,8 @@ def _draw(axes: Axes, test: RangeTest) -> None:
         "dot: suggestion; hollow: no difference seen; hatched: diverged",
         xlim=edges[0][[0, -1]],
     )
-    axes.figure.colorbar(mesh, ax=axes, label="loss − loss with 1 for all layers")
+    bar = axes.figure.colorbar(mesh, ax=axes, label="loss − loss with 1 for all layers")
+    figures.log_ticks(bar.ax.yaxis)
 
 
 def _draw_suggestions(axes: Axes, test: RangeTest, rows: np.ndarray) -> None:

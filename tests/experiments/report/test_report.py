@@ -8,16 +8,18 @@ import re
 
 import numpy as np
 import pytest
+import rich.cells
 import rich.console
 import written
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from experiments import __main__ as command
 from experiments.analysis import compare
 from experiments.analysis.significance import Difference, Time
 from experiments.records import records
-from experiments.report import exports, figures, report, results, sheets
-from experiments.terminal import table
+from experiments.report import figures, report, tables, writers
+from experiments.terminal import display
 
 NAMES = ["conv1", "conv2", "head"]
 EARLY = "Faster than uniform: <later> layers & the first."
@@ -71,7 +73,7 @@ def study(folder, runs, policies=POLICIES, seeds=2, **changes):
         "name": "demo",
         "model": "cnn-shallow",
         "source": "sample",
-        "seeds": seeds,
+        "seeds": list(range(seeds)),
         "marks": [0.3, 0.9],
         "archive": None,
         "layers": {"names": NAMES, "level": [0, 1, 2], "members": {}},
@@ -105,19 +107,45 @@ def page(recorded):
 
 
 class Page(html.parser.HTMLParser):
-    """Collects what a page would load, its ids, and the tags that it left open."""
+    """Collects what stands in a page, what it would load, and tags left open.
+
+    Attributes:
+        loaded: addresses.
+        ids: of all elements.
+        open: names of tags that were not closed.
+        tags: names of all tags, and of their attributes.
+        policies: what is marked as belonging to a policy.
+        texts: what stands between tags; breaks forbidden or not are spaces.
+        tables: their lines, headings first.
+    """
 
     EMPTY = ("meta", "img", "br", "link", "hr", "input")
 
     def __init__(self, text):
         super().__init__()
-        self.loaded, self.ids, self.open = [], [], []
+        self.loaded, self.ids, self.open, self.tags = [], [], [], set()
+        self.policies, self.texts, self.tables = set(), [], []
         self.feed(text)
+        self.tables = [tuple(map(tuple, lines)) for lines in self.tables]
+
+    def handle_data(self, text):
+        text = text.replace("\xa0", " ")
+        self.texts.append(text)
+        if self.open and self.open[-1] in ("th", "td"):
+            self.tables[-1][-1].append(text)
 
     def handle_starttag(self, tag, attributes):
+        if tag == "table":
+            self.tables.append([])
+        if tag == "tr":
+            self.tables[-1].append([])
         if tag not in self.EMPTY:
             self.open.append(tag)
+        self.tags.add(tag)
         for name, value in attributes:
+            self.tags.add(name)
+            if name == "data-policy":
+                self.policies.add(value)
             if name == "id":
                 self.ids.append(value)
             if name in ("src", "href", "xlink:href", "srcset", "data"):
@@ -147,23 +175,25 @@ def test_no_two_elements_share_an_id_and_references_lead_somewhere(built):
     assert references <= set(parsed.ids)
 
 
-def tables(recorded):
+def tables_of(recorded):
     """The tables, without the figures, which take their time."""
-    caveats = report.Study(recorded).caveats
-    return sheets.sheets(recorded.config, report.Study(recorded).rows, bool(caveats))
+    return report.Study(recorded).tables
 
 
 def lines(recorded, title):
     """The cells of the table with a title, by policy."""
-    (sheet,) = (sheet for sheet in tables(recorded) if sheet.title == title)
-    return {policy: cells for policy, *cells in sheet.lines}
+    (table,) = (table for table in tables_of(recorded) if table.title == title)
+    return {policy: cells for policy, *cells in table.lines}
 
 
 def test_the_page_says_that_it_is_a_demonstration(built):
     assert "A demonstration, not evidence" in page(built)
     assert "Demonstration: no verdict" in page(built)
-    for sheet in tables(built):
-        assert results.section([sheet]) in page(built)
+    parsed = Page(page(built))
+    for table in tables_of(built):
+        assert table.title in parsed.texts
+        assert all(note in parsed.texts for note in table.notes)
+        assert (table.headings, *table.lines) in parsed.tables
     for heading in ("How good in the end", "How fast"):
         said = {policy: cells[-1] for policy, cells in lines(built, heading).items()}
         assert said.pop("uniform") == "–"
@@ -179,7 +209,7 @@ def five_seeds(folder, **expects):
         for policy in policies
         for seed in range(5)
     ]
-    recorded = study(folder, runs, policies, seeds=5, source="cifar10")
+    recorded = study(folder, runs, policies, seeds=5, data="cifar10")
     if expects:
         recorded.config["policies"]["early-first"]["expects"] = expects
     return recorded
@@ -187,7 +217,7 @@ def five_seeds(folder, **expects):
 
 def test_enough_seeds_on_the_whole_set_bring_verdicts_on_each_question(tmp_path):
     recorded = five_seeds(tmp_path)
-    assert "emonstration" not in results.section(tables(recorded))
+    assert "emonstration" not in str(tables_of(recorded))
     n, _, difference, *said = lines(recorded, "How good in the end")["early-first"]
     assert (n, difference) == ("5", "+10.0 (+9.8 to +10.2)")
     assert said == ["< 0.001", "higher"]
@@ -197,7 +227,7 @@ def test_enough_seeds_on_the_whole_set_bring_verdicts_on_each_question(tmp_path)
 
 def test_the_page_begins_with_what_was_expected_and_what_came(tmp_path):
     recorded = five_seeds(tmp_path, accuracy="lower", speed="same")
-    first, *_ = tables(recorded)
+    first, *_ = tables_of(recorded)
     assert first.lines == (
         ("uniform", EARLY, "baseline", "baseline"),
         (
@@ -213,7 +243,7 @@ def test_what_diverged_brings_no_verdict(tmp_path):
     policies = ("uniform", "early-first")
     runs = [events(policy, seed) for policy in policies for seed in range(5)]
     runs[-1] = events("early-first", 4, 24, "diverged")
-    recorded = study(tmp_path, runs, policies, seeds=5, source="cifar10")
+    recorded = study(tmp_path, runs, policies, seeds=5, data="cifar10")
     assert lines(recorded, "How good in the end")["early-first"][-1] == "no verdict"
 
 
@@ -239,8 +269,10 @@ def test_words_of_policies_are_escaped_and_whole(built):
 
 
 def test_the_page_tells_how_to_run_it_again(built):
-    assert "python -m experiments study --name &#x27;a b&#x27;" in page(built)
-    assert "c0ffee" in page(built)
+    parsed = Page(page(built))
+    again = "git checkout abc123\npython -m experiments study --name 'a b'"
+    assert again in parsed.texts
+    assert "c0ffee" in parsed.texts
 
 
 def test_marks_are_told_in_steps_images_and_seconds(built):
@@ -351,22 +383,22 @@ def rows(recorded):
 
 def test_the_tables_put_figures_in_words(built):
     uniform, _, early, _ = rows(built)
-    assert table.cells(uniform, "accuracy") == ("50.5 ± 0.7", "baseline", "–")
-    assert table.cells(uniform, "speed") == ("35.5 ± 0.7", "baseline", "–")
-    assert table.cells(early, "accuracy") == ("50.0 (1 of 2 diverged)", "+0.0", "–")
-    assert table.seconds(uniform) == "0.6"
+    assert tables.cells(uniform, "accuracy") == ("50.5 ± 0.7", "baseline", "–")
+    assert tables.cells(uniform, "speed") == ("35.5 ± 0.7", "baseline", "–")
+    assert tables.cells(early, "accuracy") == ("50.0 (1 of 2 diverged)", "+0.0", "–")
+    assert tables.seconds(uniform) == "0.6"
 
 
 def test_a_difference_tells_of_pairs_that_are_missing(tmp_path):
     runs = [events("uniform", 0), events("early-first", 0), events("early-first", 1)]
     _, early = rows(study(tmp_path, runs))
-    assert table.cells(early, "accuracy")[1] == "+0.0, n = 1"
+    assert tables.cells(early, "accuracy")[1] == "+0.0, n = 1"
 
 
 def test_a_policy_without_a_pair_has_no_difference_and_is_no_baseline(tmp_path):
     runs = [events("uniform", 0), events("early-first", 1)]
     _, early = rows(study(tmp_path, runs))
-    assert table.cells(early, "accuracy") == ("51.0", "–", "–")
+    assert tables.cells(early, "accuracy") == ("51.0", "–", "–")
 
 
 @pytest.mark.parametrize(
@@ -374,7 +406,7 @@ def test_a_policy_without_a_pair_has_no_difference_and_is_no_baseline(tmp_path):
 )
 def test_p_is_told_to_three_decimals(p, text):
     difference = Difference(5, 0.1, (0.05, 0.15), p=0.0001, p_holm=p)
-    assert table.corrected_p(compare.Answer({}, difference)) == text
+    assert tables.corrected_p(compare.Answer({}, difference)) == text
 
 
 @pytest.mark.parametrize(
@@ -388,32 +420,75 @@ def test_p_is_told_to_three_decimals(p, text):
 )
 def test_times_say_whether_they_are_bounds(steps, text):
     mark = compare.Mark(0.5, 3, 3, steps, Time(1, False), Time(7.25, False))
-    assert table.taken(mark)[0] == text
+    assert tables.taken(mark)[0] == text
 
 
-@pytest.mark.parametrize("width", [80, 100, 120])
-def test_the_terminal_tables_keep_to_their_width_and_drop_nothing(width, tmp_path):
-    names = ("uniform", "unfreeze-bottom-first", "uniform-cosine", "freezeout")
-    marks = [0.3, 0.4, 0.45, 0.5, 0.75]
+def shown(recorded, width):
+    """What the terminal shows of a study, or a file if it has no width."""
+    console = rich.console.Console(
+        **{"width": width, "force_terminal": True} if width else {},
+        **{"file": io.StringIO(), "color_system": None, "markup": False},
+    )
+    if not width:
+        console.width = display.ENDLESS
+    page = recorded.folder / "report.html"
+    report.show(report.Study(recorded), page, console)
+    return console.file.getvalue()
+
+
+def demo(folder, names=None, **changes):
+    """Six policies as in the demonstration, or those of these names."""
+    early = ("early-first", "late-first", "three-stage")
+    names = names or ("uniform", *early, "uniform-cosine", "freezeout")
     noise = (0.001, -0.001, 0.002)
     runs = [
         events(name, seed, test=0.3 + 0.01 * i + i * noise[seed])
         for i, name in enumerate(names)
         for seed in range(3)
     ]
-    told = rows(study(tmp_path, runs, names, marks=marks))
-    console = rich.console.Console(width=width, file=io.StringIO())
-    console.print(table.terminal(told, marks, dict.fromkeys(names, EARLY)))
-    text = console.file.getvalue()
-    assert max(map(len, text.splitlines())) <= width
-    assert "…" not in text.replace(" …", "")
-    words = " ".join(text.split())
-    for word in (
-        *names,
-        *("to uniform-cosine", "seconds", "baseline", "(Holm)", "± 1.0"),
-        *("+1.1 (+0.7 to +1.4)", "> 64", "(0/3)", "75 %"),
-    ):
-        assert word in words
+    return study(folder, runs, names, seeds=3, **changes)
+
+
+def test_a_terminal_of_80_columns_shows_a_study_in_ten_lines(tmp_path):
+    said = shown(demo(tmp_path), 80).splitlines()
+    *said, read_on = said
+    assert read_on == f"Read on: {tmp_path / 'report.html'}"
+    *table, caveats = said
+    assert caveats == (
+        "A demonstration, not evidence: n = 3 runs a policy, fewer than 5; "
+        "trained on the small bundled sample, not on the whole data set."
+    )
+    assert len(table) + 2 == 10
+    assert max(map(len, table)) <= 80
+    assert [re.split(r"\s{2,}", line.strip()) for line in table] == [
+        ["policy", "test accuracy, %", "difference", "95 % interval", "seconds"],
+        ["uniform", "31.0 ± 1.0", "baseline", "–", "0.6"],
+        ["early-first", "32.1 ± 1.1", "+1.1", "+0.7 to +1.4", "0.6"],
+        ["late-first", "33.1 ± 1.1", "+2.1", "+1.4 to +2.9", "0.6"],
+        ["three-stage", "34.2 ± 1.2", "+3.2", "+2.1 to +4.3", "0.6"],
+        ["uniform-cosine", "35.3 ± 1.3", "+4.3", "+2.7 to +5.8", "0.6"],
+        ["freezeout", "36.3 ± 1.4", "+1.1", "+0.7 to +1.4", "0.6"],
+        [
+            "Differences in points, to uniform; to uniform-cosine: freezeout.",
+        ],
+    ]
+
+
+@pytest.mark.parametrize("name", ["unfreeze-bottom-first", "p" * 100, "层" * 60])
+def test_a_long_name_keeps_to_the_width_and_loses_no_letter(name, tmp_path):
+    said = shown(demo(tmp_path, ("uniform", name)), 80)
+    table = said.splitlines()[:-2]
+    assert max(map(rich.cells.cell_len, table)) <= 80
+    first = "".join(re.split(r"\s{2,}", line)[0] for line in table[2:-1])
+    assert first == name
+    assert "+0.7 to +1.4" in said
+
+
+def test_what_is_no_terminal_gets_whole_lines(tmp_path):
+    names = ("uniform", "p" * 100)
+    said = shown(demo(tmp_path, names), None)
+    assert [line.split()[0] for line in said.splitlines()[1:3]] == [*names]
+    assert len(said.splitlines()) == 6
 
 
 def test_every_process_that_worked_on_a_study_is_shown(tmp_path):
@@ -451,22 +526,11 @@ def test_tables_are_left_behind_as_markdown_and_numbers(built):
 
 def test_numbers_hold_what_was_expected_and_the_interval(tmp_path):
     told = report.Study(five_seeds(tmp_path, accuracy="higher"))
-    _, early = csv.DictReader(io.StringIO(exports.table({"demo": told.summary})))
+    _, early = csv.DictReader(io.StringIO(writers.numbers({"demo": told.summary})))
     assert early["accuracy_expected"] == "higher"
     assert early["accuracy_verdict"] == "supported"
     assert float(early["accuracy_difference"]) == pytest.approx(0.1)
     assert 0.09 < float(early["accuracy_low"]) < 0.1 < float(early["accuracy_high"])
-
-
-@pytest.mark.parametrize("width", [80, 120])
-def test_the_terminal_shows_what_was_expected_and_what_came(width, tmp_path):
-    console = rich.console.Console(width=width, file=io.StringIO())
-    console.print(report.outcomes(report.Study(five_seeds(tmp_path, accuracy="lower"))))
-    text = console.file.getvalue()
-    assert max(map(len, text.splitlines())) <= width
-    assert "contradicted" in text
-    assert "expected: lower" in text
-    assert "…" not in text
 
 
 @pytest.fixture(scope="module")
@@ -519,6 +583,102 @@ def test_several_studies_are_joined_in_one_page(tmp_path, built):
 def test_studies_of_one_name_cannot_be_told_apart(built, tmp_path):
     with pytest.raises(ValueError, match="expected studies with different names"):
         report.join([built, built], tmp_path)
+
+
+HOSTILE = [
+    '"><script>alert(1)</script>',
+    "</script><b onclick='x'>",
+    r"a\q \1 \g<0>",
+    r"$\frac{$",
+    "=1+cmd|' /C calc'!A0",
+    "@SUM(1)",
+    "\t=1",
+    "a|b `c` *d* _e_ [f](g) <i>h</i> &lt; ~i~",
+    "\n# heading\n- item",
+    "\x1b[2J\x00\ud800\u202e",
+    "{{ title }}{% if %}",
+    "层😀",
+]
+"""What the name of a study, policy or layer may be in records written by hand."""
+
+
+@pytest.fixture
+def plain_figures(monkeypatch):
+    """Pages without figures, which take their time."""
+    monkeypatch.setattr(figures, "figure", lambda *panels: Figure((1, 1)))
+
+
+def hostile(folder, name):
+    """A study whose every word is this name."""
+    policy = name.replace("/", "")
+    recorded = study(
+        folder,
+        [events("uniform", 0), events(policy, 0), events(policy, 1)],
+        ("uniform", policy),
+        name=name,
+        layers={"names": [name, "b", "c"], "level": [0, 1, 2], "members": {}},
+    )
+    about = {"summary": name, "expectation": name, "source": name, "control": "uniform"}
+    recorded.config["policies"][policy] = about
+    session = SESSION | {"command": ["python", name], "versions": {name: name}}
+    return dataclasses.replace(recorded, sessions=(session,))
+
+
+@pytest.mark.usefixtures("plain_figures")
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_come_out_as_text_in_every_file(name, tmp_path, built):
+    recorded, other = hostile(tmp_path, name), study(tmp_path / "b", [], name="other")
+    harmless = study(tmp_path / "c", [events("uniform", 0)], ("uniform",))
+    tags = Page(report.build(harmless).read_text()).tags
+    seen, policy = display.legible(name), display.legible(name.replace("/", ""))
+    for path in (report.build(recorded), report.join([recorded, other], tmp_path)):
+        parsed = Page(path.read_text())
+        assert parsed.open == []
+        assert parsed.tags <= tags
+        assert policy in parsed.policies
+        assert seen in "".join(parsed.texts)
+        for line in path.with_suffix(".md").read_text().splitlines():
+            letters = line.replace("**A demonstration, not evidence:**", "**")
+            letters = re.sub(r"\\.|<br>", "", letters).removeprefix("**")
+            assert not re.search("[<`*_[~$]", letters)
+            assert line[:3] in ("", "# ", "## ") or line[:2] in ("| ", "- ", "# ", "**")
+    for path in (tmp_path / "tables.csv", tmp_path / "joined.csv"):
+        with path.open(newline="") as file:
+            first, *_ = lines = list(csv.DictReader(file))
+        assert first["study"].removeprefix("'") == seen
+        for cell in (cell for line in lines for cell in line.values()):
+            assert not cell.strip(" ").startswith(tuple("=+-@\t\r\n")) or float(cell)
+    assert "\x1b" not in shown(recorded, 80)
+
+
+@pytest.mark.usefixtures("plain_figures")
+def test_negative_numbers_stay_numbers_in_a_spreadsheet(tmp_path):
+    runs = [events("uniform", 0), events("early-first", 0, test=0.4)]
+    recorded = study(tmp_path, runs, POLICIES[::2], seeds=1, name="-1+1")
+    report.build(recorded)
+    with (tmp_path / "tables.csv").open() as file:
+        _, early = csv.DictReader(file)
+    assert early["study"] == "'-1+1"
+    assert float(early["accuracy_difference"]) == pytest.approx(-0.1)
+
+
+def test_lines_of_a_markdown_table_have_as_many_cells_whatever_they_hold():
+    table = tables.Table("t", ("policy", "x"), ((r"a|b\|c", "d\ne\r\nf"),), ())
+    text = writers.markdown("title", (), [table])
+    assert text.splitlines()[-1] == r"| a\|b\\\|c | d<br>e<br>f |"
+
+
+@pytest.mark.usefixtures("plain_figures")
+def test_a_folder_that_may_only_be_read_is_reported_elsewhere(tmp_path):
+    folder, out = tmp_path / "study", tmp_path / "new" / "out"
+    folder.mkdir()
+    recorded = study(folder, [events("uniform", 0)], ("uniform",))
+    assert report.build(recorded, out) == out / "report.html"
+    assert list(folder.iterdir()) == []
+    made = {path.name for path in out.iterdir()}
+    assert made == {
+        *("report.html", "report.md", "tables.csv", "summary.json", "plots")
+    }
 
 
 @pytest.mark.slow

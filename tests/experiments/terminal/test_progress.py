@@ -1,7 +1,9 @@
 import io
+import re
 import sys
 
 import pytest
+import rich.cells
 
 from experiments.terminal.progress import MOST_LAYERS, Progress
 
@@ -20,10 +22,10 @@ class Terminal(io.StringIO):
         return self._interactive
 
 
-def shown(monkeypatch, *events, terminal=None):
+def shown(monkeypatch, *events, terminal=None, name="1/2 uniform", steps=10):
     terminal = terminal or Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    with Progress("1/2 uniform", 0, 10) as progress:
+    with Progress(name, 0, steps) as progress:
         for event in events:
             progress.show(event)
         progress._bar.refresh()
@@ -59,3 +61,30 @@ def test_a_terminal_without_blocks_gets_digits(monkeypatch):
 def test_nothing_is_printed_where_there_is_no_terminal(monkeypatch):
     quiet = Terminal(interactive=False)
     assert not shown(monkeypatch, TRAIN | {"multipliers": [1.0]}, terminal=quiet)
+
+
+LONG = "1/12 unfreeze-bottom-first, seed 10 and 3 more"
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 160])
+@pytest.mark.parametrize("name", ["1/2 uniform", LONG, "1/2 " + "层" * 30])
+def test_a_narrow_line_keeps_the_steps_and_the_time_left(monkeypatch, columns, name):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with Progress(name, 0, 100_000) as progress:
+        progress._bar.dynamic_ncols = lambda _: (columns - 1, 24)  # as tqdm finds it
+        progress.show(TRAIN | {"step": 50_000, "multipliers": [1.0] * 110})
+        progress.show(VALIDATION | {"step": 50_000})
+        progress._bar.refresh()
+    *_, line, _, _ = (part.rstrip() for part in terminal.getvalue().split("\r"))
+    assert rich.cells.cell_len(line) < columns
+    assert "50000/100000, " in line
+    assert re.search(r", [\d:]+ left$", line)
+    assert line.startswith(name[:3] if columns > 40 else name[:1])
+    assert "val 45.6 %" in line or columns < 80
+    assert name in line or columns < 160
+
+
+def test_a_name_of_control_characters_does_not_move_the_cursor(monkeypatch):
+    line = shown(monkeypatch, TRAIN | {"multipliers": [1.0]}, name="a\x1b[2Jb")
+    assert r"a\x1b[2Jb" in line
