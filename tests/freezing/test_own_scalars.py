@@ -281,8 +281,9 @@ def test_a_state_of_the_optimizer_alone_is_refused_and_can_be_taken_over():
     taken = jax.tree.map(
         lambda new, old: jnp.broadcast_to(old, new.shape), fresh.inner, plain
     )
-    ours, _ = ON.freeze(inner).update(PARAMS, fresh._replace(inner=taken), PARAMS)
-    theirs, _ = inner.update(PARAMS, plain, PARAMS)
+    update = jax.jit(ON.freeze(inner).update)
+    ours, _ = update(PARAMS, fresh._replace(inner=taken), PARAMS)
+    theirs, _ = jax.jit(inner.update)(PARAMS, plain, PARAMS)
     chex.assert_trees_all_close(ours, theirs, rtol=1e-6)
 
 
@@ -370,10 +371,12 @@ def test_leaves_that_are_no_arrays_pass():
 
     layers = optax_llr.trace_layers(loss, model, jnp.ones((5, 4)))
     phase = Phase(layers, 0, 1, (True, False, False))
-    grads = eqx.filter_grad(phase.stopped(loss))(model, jnp.ones((5, 4)))
+    gradient = eqx.filter_jit(eqx.filter_grad(phase.stopped(loss)))
+    grads = gradient(model, jnp.ones((5, 4)))
     assert not np.asarray(grads.layers[0].weight).any()
     optimizer = phase.freeze(optax.adamw(0.1))
-    updates, _ = optimizer.update(grads, optimizer.init(model), model)
+    update = eqx.filter_jit(optimizer.update)
+    updates, _ = update(grads, optimizer.init(model), model)
     moved = eqx.apply_updates(model, updates)
     chex.assert_trees_all_equal(moved.layers[0].weight, model.layers[0].weight)
     assert (moved.layers[1].weight != model.layers[1].weight).any()
