@@ -1,12 +1,28 @@
-"""Eight simulated devices, asked for before JAX starts; double precision on request."""
+"""Eight simulated devices, asked for before JAX starts; double precision on request.
+
+Tests compile much and compute little: LLVM is told to optimize nothing. With
+`XLA_FLAGS=--xla_backend_optimization_level=3` in the environment, which has the last
+word, they run the code that users run.
+"""
 
 import os
 
 import jax
 import pytest
 
-_DEVICES = "--xla_force_host_platform_device_count=8"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
+_FLAGS = (
+    "--xla_force_host_platform_device_count=8 "
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
+os.environ["XLA_FLAGS"] = f"{_FLAGS} {os.environ.get('XLA_FLAGS', '')}".strip()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Of `-n`, a whole file to a process: its tests share what they compile."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log)
 
 
 @pytest.fixture

@@ -30,17 +30,18 @@ def gradients(params):
     return jax.tree.map(lambda w: jnp.sin(3 * w) + w, params)
 
 
-def trained(optimizers, params, gradients=gradients, jit=False, **extra):
+@functools.partial(jax.jit, static_argnames=("optimizer", "gradients"))
+def step(params, state, optimizer, gradients, **extra):
+    update = optax.with_extra_args_support(optimizer).update
+    updates, state = update(gradients(params), state, params, **extra)
+    return optax.apply_updates(params, updates), state
+
+
+def trained(optimizers, params, gradients=gradients, **extra):
     """Parameters and state after a step of each optimizer."""
-    state, jitted = None, {}
+    state = optimizers[0].init(params)
     for optimizer in optimizers:
-        optimizer = optax.with_extra_args_support(optimizer)
-        state = optimizer.init(params) if state is None else state
-        update = optimizer.update
-        if jit:
-            update = jitted.setdefault(update, jax.jit(update))
-        updates, state = update(gradients(params), state, params, **extra)
-        params = optax.apply_updates(params, updates)
+        params, state = step(params, state, optimizer, gradients, **extra)
     return params, state
 
 
@@ -107,13 +108,11 @@ EACH = [
 @pytest.mark.parametrize("name", EACH)
 def test_thawed_layer_goes_on_as_an_optimizer_of_its_own(name):
     inner = PAUSING[name]()
-    # A conditional compiles at each step outside jit, with or without phases.
-    jit = name in {"finite", "finite, schedule_free", "galore"}
     # RAdam takes the difference of two numbers about 2,000 where it has digits for 1.
     rtol = 1e-4 if name == "radam" else 1e-5
-    ours, _ = trained(frozen(inner), PARAMS, jit=jit)
+    ours, _ = trained(frozen(inner), PARAMS)
     for layer, steps in (("a", 4), ("b", 7)):
-        alone, _ = trained([inner] * steps, {layer: PARAMS[layer]}, jit=jit)
+        alone, _ = trained([inner] * steps, {layer: PARAMS[layer]})
         chex.assert_trees_all_close(ours[layer], alone[layer], rtol=rtol, atol=1e-6)
 
 
@@ -282,8 +281,9 @@ def test_a_state_of_the_optimizer_alone_is_refused_and_can_be_taken_over():
     taken = jax.tree.map(
         lambda new, old: jnp.broadcast_to(old, new.shape), fresh.inner, plain
     )
-    ours, _ = ON.freeze(inner).update(PARAMS, fresh._replace(inner=taken), PARAMS)
-    theirs, _ = inner.update(PARAMS, plain, PARAMS)
+    update = jax.jit(ON.freeze(inner).update)
+    ours, _ = update(PARAMS, fresh._replace(inner=taken), PARAMS)
+    theirs, _ = jax.jit(inner.update)(PARAMS, plain, PARAMS)
     chex.assert_trees_all_close(ours, theirs, rtol=1e-6)
 
 
@@ -371,10 +371,12 @@ def test_leaves_that_are_no_arrays_pass():
 
     layers = optax_llr.trace_layers(loss, model, jnp.ones((5, 4)))
     phase = Phase(layers, 0, 1, (True, False, False))
-    grads = eqx.filter_grad(phase.stopped(loss))(model, jnp.ones((5, 4)))
+    gradient = eqx.filter_jit(eqx.filter_grad(phase.stopped(loss)))
+    grads = gradient(model, jnp.ones((5, 4)))
     assert not np.asarray(grads.layers[0].weight).any()
     optimizer = phase.freeze(optax.adamw(0.1))
-    updates, _ = optimizer.update(grads, optimizer.init(model), model)
+    update = eqx.filter_jit(optimizer.update)
+    updates, _ = update(grads, optimizer.init(model), model)
     moved = eqx.apply_updates(model, updates)
     chex.assert_trees_all_equal(moved.layers[0].weight, model.layers[0].weight)
     assert (moved.layers[1].weight != model.layers[1].weight).any()
@@ -394,7 +396,8 @@ def test_extra_arguments_reach_what_is_inside():
         (ON, OFF), (watching, optax.chain(optax.adam(0.1), watching))
     ):
         seen.clear()
-        trained([phase.freeze(inner)], PARAMS, value=2.0)
+        optimizer = phase.freeze(inner)
+        optimizer.update(PARAMS, optimizer.init(PARAMS), PARAMS, value=2.0)
         assert seen == {"value": 2.0}
         # A plain transformation takes none, and is not given any.
         trained([phase.freeze(optax.GradientTransformation(*optax.sgd(0.1)))], PARAMS,

@@ -24,9 +24,9 @@ NAN = float("nan")
 
 
 def tree(shapes, seed):
-    keys = iter(jax.random.split(jax.random.key(seed), 9))
+    generator = np.random.default_rng(seed)
     return jax.tree.map(
-        lambda shape: jax.random.normal(next(keys), shape),
+        lambda shape: jnp.asarray(generator.standard_normal(shape), jnp.float32),
         shapes,
         is_leaf=lambda node: isinstance(node, tuple),
     )
@@ -347,17 +347,19 @@ def poisoned(gradients, names):
     }
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def one_step(optimizer, params, state, gradients, t):
+    """With a gradient of its own."""
+    turned = jax.tree.map(lambda g, p: g + 0.1 * t * p, gradients, params)
+    updates, state = optimizer.update(turned, state, params)
+    return optax.apply_updates(params, updates), state
+
+
 def steps(optimizer, count, params=PARAMS, gradients=GRADIENTS, state=None):
-    """Parameters and state after some steps, each with a gradient of its own."""
-
-    def step(params, state, t):
-        turned = jax.tree.map(lambda g, p: g + 0.1 * t * p, gradients, params)
-        updates, state = optimizer.update(turned, state, params)
-        return optax.apply_updates(params, updates), state
-
+    """Parameters and state after some steps."""
     state = optimizer.init(params) if state is None else state
     for t in range(count):
-        params, state = step(params, state, t)
+        params, state = one_step(optimizer, params, state, gradients, t)
     return params, state
 
 

@@ -23,9 +23,9 @@ RATE = 0.3
 
 
 def tree(seed):
-    keys = iter(jax.random.split(jax.random.key(seed), 9))
+    generator = np.random.default_rng(seed)
     return jax.tree.map(
-        lambda shape: jax.random.normal(next(keys), shape),
+        lambda shape: jnp.asarray(generator.standard_normal(shape), jnp.float32),
         SHAPES,
         is_leaf=lambda node: isinstance(node, tuple),
     )

@@ -26,9 +26,10 @@ WIDE = (0.0, 1e6)  # bounds that nothing here reaches
 
 
 def tree(seed, dtype=jnp.float32):
-    keys = iter(jax.random.split(jax.random.key(seed), 9))
+    generator = np.random.default_rng(seed)
+    turn = 1 + 1j if jnp.issubdtype(dtype, jnp.complexfloating) else 1
     return jax.tree.map(
-        lambda shape: jax.random.normal(next(keys), shape, dtype),
+        lambda shape: jnp.asarray(turn * generator.standard_normal(shape), dtype),
         SHAPES,
         is_leaf=lambda node: isinstance(node, tuple),
     )
@@ -314,10 +315,10 @@ DISTRIBUTED = {
 def test_sharded_parameters_have_the_multipliers_of_one_device(rule):
     mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
     shardings = {path: NamedSharding(mesh, spec) for path, spec in SPECS.items()}
-    keys = jax.random.split(jax.random.key(3), 3)
+    generator = np.random.default_rng(3)
     params = {
-        path: jax.random.normal(key, shape)
-        for key, (path, shape) in zip(keys, WIDE_SHAPES.items(), strict=True)
+        path: jnp.asarray(generator.standard_normal(shape), jnp.float32)
+        for path, shape in WIDE_SHAPES.items()
     }
     layers = optax_llr.match_layers(params, WIDE_RULES)
     optimizer = adapt_layers(ADAM, layers, DISTRIBUTED[rule], WIDE)

@@ -506,9 +506,9 @@ def test_single_layer(name):
         optimizer = optax_llr.adapt_layers(
             optax.sgd(1e-3), layers, CASES[name].rule, (0.1, 10), relative=relative
         )
-        state = optimizer.init(params)
+        update, state = jax.jit(optimizer.update), optimizer.init(params)
         for _ in range(3):
-            _, state = optimizer.update(params, state, params)
+            _, state = update(params, state, params)
             assert state.measured.shape == (1,)
             assert 0.1 <= state.measured[0] <= 10
         if relative or name == "tail_exponent":
@@ -721,25 +721,24 @@ def test_hypergradients_move_rates_towards_the_best_from_both_sides(rule):
     assert (distance[-1] < 0.8 * distance[0]).all()
 
 
-@pytest.mark.parametrize("activation", [jnp.tanh, jax.nn.sigmoid])
-def test_vanishing_gradients_make_the_first_layers_the_faster(activation):
+def test_vanishing_gradients_make_the_first_layers_the_faster():
     """In a plain net, deep and narrow, where activations do not vanish with them."""
-    keys = jax.random.split(jax.random.key(0), 8)
-    params = {
-        f"dense{i}": 0.2 * jax.random.normal(k, (6, 6)) for i, k in enumerate(keys)
-    }
+    weights = np.random.default_rng(0).normal(scale=0.2, size=(8, 6, 6))
+    inputs = jnp.asarray(np.random.default_rng(1).normal(size=(32, 6)), jnp.float32)
+    params = {f"dense{i}": jnp.float32(w) for i, w in enumerate(weights)}
     layers = optax_llr.match_layers(params, [("(.*)", r"\1")])
 
     def loss(params):
-        x = jax.random.normal(jax.random.key(1), (32, 6))
+        x = inputs
         for name in layers.names:
-            x = activation(x @ params[name] + 1)
+            x = jnp.tanh(x @ params[name] + 1)
         return jnp.square(x - 1).mean()
 
     optimizer = optax_llr.adapt_layers(
         optax.sgd(0.01), layers, rules.gradient_norm(), (1, 100)
     )
-    _, path = descend(optimizer, params, lambda params, t: jax.grad(loss)(params), 3)
+    gradient = jax.jit(jax.grad(loss))
+    _, path = descend(optimizer, params, lambda params, t: gradient(params), 3)
     assert (np.diff(path, axis=1) < 0).all()
     assert (path[:, 0] > 2 * path[:, -1]).all()
 
@@ -813,7 +812,8 @@ def test_rule_sees_gradients_clipped_in_front_and_not_those_clipped_inside():
         (optax.chain(clip, adapted(inner)), clipped),
         (adapted(optax.chain(clip, inner)), gradients),
     ]:
-        updates, state = optimizer.update(gradients, optimizer.init(params), params)
+        update = jax.jit(optimizer.update)
+        updates, state = update(gradients, optimizer.init(params), params)
         norms = np.array([reference.norm(g) for g in by_layer(expected)])
         found = list(optax_llr.layer_multipliers(LAYERS, state).values())
         np.testing.assert_allclose(found, 1 + np.log(1 + 1 / norms), rtol=1e-5)

@@ -156,8 +156,9 @@ def test_freezeout_freezes_from_the_first_layer_to_the_last_and_for_good():
 
 
 @pytest.mark.parametrize("name", POLICIES)
-@pytest.mark.parametrize("total", [1, 5, 30])
-@pytest.mark.parametrize("depth", [1, 2, 22])
+@pytest.mark.parametrize(
+    ("total", "depth"), [(1, 1), (30, 1), (5, 2), (1, 22), (5, 22)]
+)
 def test_short_runs_and_other_depths_have_finite_multipliers(name, total, depth):
     names = [f"layer{i}" for i in range(depth)]
     layers = optax_llr.match_layers(
@@ -165,7 +166,7 @@ def test_short_runs_and_other_depths_have_finite_multipliers(name, total, depth)
     )
     values = POLICIES[name].multipliers(layers, total)
     if callable(values):
-        values = jax.vmap(values)(jnp.arange(total))
+        values = jax.jit(jax.vmap(values))(jnp.arange(total))
     assert np.shape(values)[-1] == depth
     assert np.isfinite(values).all()
     assert (np.asarray(values) >= 0).all()

@@ -57,7 +57,7 @@ def test_sgdr_restarts_twice_in_cycles_of_doubled_length():
 def test_rates_of_the_shortest_runs_are_finite_and_never_above_the_peak(name, total):
     schedule = global_rate(name, 0.1, total)
     steps = jnp.arange(total)
-    values = np.broadcast_to(jax.vmap(schedule)(steps), (total,))
+    values = np.broadcast_to(jax.jit(jax.vmap(schedule))(steps), (total,))
     assert np.isfinite(values).all()
     assert (values > 0).all()
     assert (values <= 0.1 + 1e-8).all()

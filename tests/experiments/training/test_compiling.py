@@ -16,6 +16,8 @@ from experiments.training import compiling
 from experiments.training.trainer import Trainer
 from optax_llr import Layers
 
+pytestmark = pytest.mark.usefixtures("smooth")
+
 LAYERS = Layers(("conv", "mid", "head"), np.arange(3), {"c": 0, "m": 1, "h": 2})
 
 

@@ -13,6 +13,8 @@ from experiments.data import dataset as data
 from experiments.data.augment import normalise
 from experiments.training import program as programs
 
+pytestmark = pytest.mark.usefixtures("smooth")
+
 # Ten steps of twenty images in two epochs.
 CONFIG = Config(epochs=2, batch_size=20, validation=1_900, rate=0.05)
 
@@ -157,7 +159,7 @@ def test_the_state_holds_all_that_a_run_needs_to_go_on(program, step, images):
 
 
 def test_an_average_of_weights_and_statistics_is_evaluated(images):
-    config = dataclasses.replace(CONFIG, model="vgg5", ema=0.9, decay="following")
+    config = dataclasses.replace(CONFIG, norm="batch", ema=0.9, decay="following")
     program = programs.Program(config, dataset())
     step = step_of(program, donate_argnums=0)
     tables = tables_of(program, lambda step, layer: layer != 1)
@@ -242,7 +244,7 @@ def test_resnet20_trains_with_running_statistics(dtype):
 
 
 def test_frozen_layers_and_their_statistics_stand_still(images):
-    config = dataclasses.replace(CONFIG, model="vgg5", decay="ignoring")
+    config = dataclasses.replace(CONFIG, norm="batch", decay="ignoring")
     program = programs.Program(config, dataset())
     before = program.initial(jax.random.key(0))
     step, tables = step_of(program, frozen=(0, 2)), tables_of(program)

@@ -16,6 +16,8 @@ from experiments.training import compiling
 from experiments.training import program as programs
 from experiments.training.trainer import Member, Trainer
 
+pytestmark = pytest.mark.usefixtures("smooth")
+
 
 @pytest.fixture(scope="module")
 def trainer():
