@@ -121,7 +121,8 @@ class Study:
 
     def seen(self, row: Row) -> str:
         """What one policy did to the layers, and what came of it, in sentences."""
-        run = panels.furthest(compare.by_policy(self.runs)[row.policy])
+        began = compare.by_policy(run for run in self.runs if run.train)
+        run = panels.furthest(began[row.policy])
         used = panels.series(run.train, "multipliers")
         return describe(row, used, self.records.config["layers"]["names"])
 

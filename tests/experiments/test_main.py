@@ -200,7 +200,7 @@ def test_a_report_that_cannot_be_written_is_refused_with_what_to_do(capsys, tmp_
     study = written.study(tmp_path / "study", [written.TRAIN, written.END])
     (tmp_path / "file").touch()
     said = refused(capsys, "report", str(study), "--out", str(tmp_path / "file"))
-    assert said.endswith("move what is in the way, or give another FOLDER or --out\n")
+    assert said.endswith("move what is in the way, or give another FOLDER or --out")
 
 
 def test_a_report_is_written_elsewhere_and_its_study_left_alone(capsys, tmp_path):

@@ -72,7 +72,7 @@ def study(folder, runs, policies=POLICIES, seeds=2, **changes):
     config = {
         "name": "demo",
         "model": "cnn-shallow",
-        "source": "sample",
+        "data": "sample",
         "seeds": list(range(seeds)),
         "marks": [0.3, 0.9],
         "archive": None,
