@@ -23,12 +23,14 @@ class Lines(NamedTuple):
     """What a file holds; a last line without its newline, as a crash leaves it, not.
 
     Attributes:
-        texts: the lines as they are.
+        texts: the lines, with checksums as they are written today; a lost one is empty.
         objects: theirs, without the checksums; None for a line that is lost.
+        damaged: whether a line was lost since the file was opened for appending.
     """
 
     texts: list[bytes]
     objects: list[Record | None]
+    damaged: bool
 
     @property
     def records(self) -> list[Record]:
@@ -55,8 +57,8 @@ class Writer:
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Appends a line whole, or leaves the file as it was and raises OSError."""
-        text = json.dumps(record, allow_nan=False, ensure_ascii=False).encode()[:-1]
-        line = text + f', "crc32": "{zlib.crc32(text):08x}"}}\n'.encode()
+        text = json.dumps(record, allow_nan=False, ensure_ascii=False).encode()
+        line = _sealed(text[:-1]) + b"\n"
         try:
             written = self._file.write(line)
             while written < len(line):  # what a disk that fills up does
@@ -77,24 +79,31 @@ class Writer:
 
 def read(path: Path) -> Lines:
     """The lines of a file; of one that does not exist, none."""
-    *texts, _ = (path.read_bytes() if path.exists() else b"").split(b"\n")
-    objects, before = list[Record | None](), 0
-    for text in texts:
-        found, stated = None, 0
-        if match := _LINE.fullmatch(text):
+    content = path.read_bytes() if path.exists() else b""
+    texts, objects, damaged, before = list[bytes](), list[Record | None](), False, 0
+    for line in content.split(b"\n")[:-1]:
+        text, found, stated = b"", None, 0
+        if match := _LINE.fullmatch(line):
             body, stated = match[1], int(match[2], 16)
             if stated in (zlib.crc32(body), zlib.crc32(body, before)):
-                found = json.loads(body + b"}")
+                text, found = _sealed(body), json.loads(body + b"}")
+        texts.append(text)
         objects.append(found)
-        before = stated
-    return Lines(texts, objects)
+        damaged, before = damaged or (bool(line) and not text), stated
+    return Lines(texts, objects, damaged)
 
 
-def spans(numbers: Sequence[int]) -> str:
-    """Ascending numbers in short: 3, 7–9."""
+def _sealed(body: bytes) -> bytes:
+    """A line, from an object without its closing brace."""
+    return body + f', "crc32": "{zlib.crc32(body):08x}"}}'.encode()
+
+
+def named(numbers: Sequence[int]) -> str:
+    """Lines by their ascending numbers, such as "line 3", or "lines 3, 7–9"."""
     groups = itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])
     ends = ([number for _, number in group] for _, group in groups)
-    return ", ".join(f"{e[0]}–{e[-1]}" if e[1:] else str(e[0]) for e in ends)
+    spans = ", ".join(f"{e[0]}–{e[-1]}" if e[1:] else str(e[0]) for e in ends)
+    return f"line{'s' * (len(numbers) > 1)} {spans}"
 
 
 def write_whole(path: Path, content: bytes) -> None:

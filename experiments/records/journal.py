@@ -120,20 +120,17 @@ class Journal(Generic[State]):
 
 def _opened(path: Path, about: About, say: Callable[[str], None]) -> checksums.Writer:
     """A file of the records, open behind the lines from before the checkpoint."""
-    (texts, objects), count = checksums.read(path), about["lines"]
-    sound = [text if found else b"" for text, found in zip(texts, objects, strict=True)]
-    kept = sound[:count]
+    (texts, objects, damaged), count = checksums.read(path), about["lines"]
+    kept = texts[:count]
     # Where a newline is lost, two lines are one, and the count takes in a later one.
     while kept and (last := objects[len(kept) - 1]) and last["step"] > about["step"]:
         kept.pop()
     kept += [b""] * (count - len(kept))
-    if sound != texts or count > len(texts):
+    if damaged or count > len(texts):
         said = f"{str(path)!r} is damaged; what it lost is made again"
         if lost := [number for number, text in enumerate(kept, start=1) if not text]:
-            said = (
-                f"{str(path)!r} has lost its lines {checksums.spans(lost)}; going on "
-            )
-            said += f"from step {about['step']:,} without them"
+            said = f"{str(path)!r} has lost {checksums.named(lost)}; going on without, "
+            said += f"from step {about['step']:,}"
         if path.exists():
             aside = shutil.copy(path, path.with_suffix(".damaged.jsonl"))
             said += f". The damaged file is kept as {str(aside)!r}"

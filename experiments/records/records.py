@@ -183,7 +183,7 @@ def _read_run(
     missing = [None] * (len(timings.objects) - 1 - len(metrics.objects))
     objects = enumerate([*metrics.objects, *missing], start=1)
     if gone := [number for number, event in objects if event is None]:
-        lost.append(f"{run.name}/metrics.jsonl has lost lines {checksums.spans(gone)}")
+        lost.append(f"{run.name}/metrics.jsonl has lost {checksums.named(gone)}")
     steps, known = [event["step"] for event in events], sorted(times)
     if untimed := sum(step not in times for step in steps):
         lost.append(

@@ -242,7 +242,7 @@ def test_a_damaged_line_of_a_run_that_is_done_is_said_and_costs_itself(
     path.write_bytes(path.read_bytes().replace(b"0.4", b"0.5", 1))
     run(tmp_path, make_trainer=lambda *_: pytest.fail("nothing to train"))
     printed = capsys.readouterr().out.replace("\n", " ")
-    assert "early-first-0/metrics.jsonl has lost lines 1." in printed
+    assert "early-first-0/metrics.jsonl has lost line 1." in printed
 
 
 def test_another_configuration_in_the_same_folder_is_refused_before_compiling(tmp_path):

@@ -1,5 +1,6 @@
 import os
 import shutil
+import zlib
 from typing import NamedTuple
 
 import jax
@@ -105,10 +106,10 @@ def flipped(line):
 
 
 DAMAGES = {
-    "a flipped bit": (lambda ls: [ls[0], flipped(ls[1]), *ls[2:]], "2", [1, 3]),
-    "a flipped newline": (lambda ls: [ls[0], ls[1][:-1], *ls[2:]], "2–3", [1]),
-    "a lost end": (lambda ls: ls[:1], "2–3", [1]),
-    "a lost file": (lambda ls: [], "1–3", []),
+    "a flipped bit": (lambda ls: [ls[0], flipped(ls[1]), *ls[2:]], "line 2", [1, 3]),
+    "a flipped newline": (lambda ls: [ls[0], ls[1][:-1], *ls[2:]], "lines 2–3", [1]),
+    "a lost end": (lambda ls: ls[:1], "lines 2–3", [1]),
+    "a lost file": (lambda ls: [], "lines 1–3", []),
 }
 
 
@@ -124,7 +125,7 @@ def test_lost_lines_cost_no_checkpoint_and_are_said(opened, saved, name, how):
     assert steps(saved)[index] == left
     assert steps(saved)[1 - index] == [1, 2, 3]
     (said,) = opened.told
-    assert f"{str(path)!r} has lost its lines {lost}; going on from step 3" in said
+    assert f"{str(path)!r} has lost {lost}; going on without, from step 3" in said
     kept = path.with_suffix(".damaged.jsonl")
     assert f"kept as {str(kept)!r}" in said
     assert kept.read_bytes() == damaged
@@ -138,7 +139,23 @@ def test_a_file_that_is_gone_is_said_and_costs_no_checkpoint(opened, saved):
     (saved / "metrics.jsonl").unlink()
     assert opened().step == 3
     (said,) = opened.told
-    assert said.endswith("has lost its lines 1–3; going on from step 3 without them")
+    assert said.endswith("has lost lines 1–3; going on without, from step 3")
+
+
+def test_old_lines_are_written_anew_so_that_what_is_lost_costs_no_other(opened, saved):
+    path = saved / "metrics.jsonl"
+    whole, crc, old = path.read_bytes(), 0, []
+    for line in path.read_bytes().splitlines():
+        body = line[: line.index(b', "crc32"')]
+        crc = zlib.crc32(body, crc)  # as older versions had it
+        old.append(body + f', "crc32": "{crc:08x}"}}\n'.encode())
+    path.write_bytes(b"".join([old[0], flipped(old[1]), *old[2:]]))
+    write(opened(), 4)
+    kept = path.read_bytes().splitlines(keepends=True)
+    assert [kept[0], kept[2], kept[3]] == [
+        line for n, line in enumerate(whole.splitlines(keepends=True)) if n != 1
+    ]
+    assert steps(saved)[0] == [1, 3, 4]
 
 
 def test_damage_behind_the_checkpoint_costs_nothing(opened, saved):
