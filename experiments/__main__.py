@@ -37,7 +37,7 @@ import tyro
 from .config import files
 from .config.config import CONTROLS, PRESETS, Config, validate
 from .search import find, search
-from .terminal import signals
+from .terminal import display, signals
 
 if TYPE_CHECKING:  # it needs JAX, which takes seconds to import
     from .data import dataset as data
@@ -223,4 +223,5 @@ def _refuse(reason: object) -> int:
 
 if __name__ == "__main__":
     signals.prepare()
+    display.quiet()
     signals.leave(main(sys.argv[1:]))
