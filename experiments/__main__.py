@@ -35,7 +35,7 @@ import tyro
 from .config import files
 from .config.config import PRESETS, Config
 from .search import find, search
-from .terminal import signals
+from .terminal import display, signals
 
 Asked = TypeVar("Asked", Config, search.Search, find.Find)
 
@@ -236,4 +236,5 @@ def _refuse(reason: object) -> int:
 
 if __name__ == "__main__":
     signals.prepare()
+    display.quiet()
     signals.leave(main(sys.argv[1:]))

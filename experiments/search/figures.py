@@ -46,7 +46,8 @@ def write(study: optuna.Study, folder: Path) -> list[str]:
     }
     policy = study.study_name.partition("/")[-1]
     for name, plot in draw.items():
-        with warnings.catch_warnings():  # of ties among the best
+        literal = matplotlib.rc_context({"text.parse_math": False})
+        with literal, warnings.catch_warnings():  # of ties among the best
             warnings.simplefilter("ignore", UserWarning)
             plot()
         page = pyplot.gcf()

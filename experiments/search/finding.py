@@ -21,6 +21,7 @@ from ..records import run_directory
 from ..records.environment import environment
 from ..records.records import write_json
 from ..report import figures
+from ..terminal import display
 from .find import Find
 from .probing import Probe
 
@@ -55,7 +56,7 @@ def run(asked: Find, dataset: Dataset, command: Sequence[str]) -> int:
             or another process is at work there.
         OSError: the folder cannot be made or written.
     """
-    console = rich.console.Console(highlight=False, markup=False)
+    console = display.console()
     with run_directory.claimed(asked.folder):
         if (asked.folder / "range_test.json").exists():
             raise ValueError(
@@ -111,7 +112,7 @@ def _find(
     )
     page = figure(test)
     figures.save(page, folder / "range_test.png", dpi=150, facecolor="white")
-    console.print(f"\n{test}\n", soft_wrap=True)
+    console.print(f"\n{display.legible(str(test))}\n", soft_wrap=True)
     console.print(f"{LEGEND}\n\n{verdict(uniform, together)}")
     console.print(
         f"Records and figure in {folder}, after {seconds:.0f} s", soft_wrap=True

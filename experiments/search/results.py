@@ -4,12 +4,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import filelock
-import rich.box
 import rich.console
-import rich.table
 from optuna.trial import FrozenTrial, TrialState
 
 from ..records import records
+from ..report import writers
+from ..report.tables import Table
 from . import figures as tune_figures
 from .search import Search
 from .trials import PolicySearch
@@ -35,8 +35,9 @@ def show(
     # Workers come to the end together; who writes last has to have looked last.
     with filelock.FileLock(search.folder / ".lock"):
         counted = {policy.name: policy.counted() for policy in searches}
-        console.print(_table(counted))
-        console.print(NOTE)
+        table = _table(counted)
+        console.print(writers.terminal(table))
+        console.print(*table.notes)
         path = _write_best(search, counted)
         for policy in searches:
             for line in tune_figures.write(policy.study, search.folder / "plots"):
@@ -54,19 +55,21 @@ def best(trials: Sequence[FrozenTrial]) -> FrozenTrial:
     return max(complete, key=lambda trial: trial.value or 0.0)
 
 
-def _table(counted: Mapping[str, Sequence[FrozenTrial]]) -> rich.table.Table:
-    table = rich.table.Table(*HEADINGS, box=rich.box.SIMPLE_HEAD, pad_edge=False)
-    for policy, trials in counted.items():
-        found = best(trials)
-        table.add_row(
-            policy,
-            _counts(trials),
-            f"{sum(trial.user_attrs['steps'] for trial in trials):,}",
-            _accuracy(trials[0]),
-            _accuracy(found),
-            "\n".join(f"{name} {value:.3g}" for name, value in found.params.items()),
-        )
-    return table
+def _table(counted: Mapping[str, Sequence[FrozenTrial]]) -> Table:
+    lines = tuple(_line(policy, trials) for policy, trials in counted.items())
+    return Table("", HEADINGS, lines, (NOTE,))
+
+
+def _line(policy: str, trials: Sequence[FrozenTrial]) -> tuple[str, ...]:
+    found = best(trials)
+    return (
+        policy,
+        _counts(trials),
+        f"{sum(trial.user_attrs['steps'] for trial in trials):,}",
+        _accuracy(trials[0]),
+        _accuracy(found),
+        "\n".join(f"{name} {value:.3g}" for name, value in found.params.items()),
+    )
 
 
 def _counts(trials: Sequence[FrozenTrial]) -> str:

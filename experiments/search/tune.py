@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import optuna
-import rich.console
 import sqlalchemy.exc
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -25,7 +24,7 @@ from ..data.dataset import Dataset
 from ..policies.chosen import configured
 from ..records import records, run_directory
 from ..records.environment import environment
-from ..terminal import signals
+from ..terminal import display, signals
 from ..terminal.advice import advised
 from ..training.trainer import Trainer
 from . import results as tune_results
@@ -61,7 +60,7 @@ def run(
             its storage cannot be opened.
         OSError: the folder cannot be made or written.
     """
-    console = rich.console.Console(highlight=False, markup=False)
+    console = display.console()
     say = functools.partial(console.print, soft_wrap=True)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with advised(search.folder), warnings.catch_warnings():

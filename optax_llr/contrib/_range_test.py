@@ -146,13 +146,18 @@ class RangeTest:
     def seen(self) -> np.ndarray:
         """(L,) of bool: whether the suggestion is more than noise.
 
-        Either the mean gain is above 0; or no multiplier is better than 1, and the loss
+        The `best` of the repeats lie closer together, in log10, than multipliers drawn
+        evenly from the whole grid would: else any would do as well. And either the mean
+        gain is above 0; or no multiplier is better than 1, and the loss
         is higher at both ends of the grid. Each by a one-sided t test over the
         repeats, at 5 % for all layers together (each at 5 % / L). Repeats share
         most of what chooses for them, so that it errs up to twice as often: of five
         layers that gain nothing, some layer passes in one test of ten.
         """
-        return self._above_0(self.gain) | self._one_is_best
+        logs = np.log10(self.multipliers)
+        by_chance = (logs[-1] - logs[0]) / np.sqrt(12)
+        agreed = _over_repeats(np.log10(self.best)) < by_chance
+        return agreed & (self._above_0(self.gain) | self._one_is_best)
 
     def __str__(self) -> str:
         """A table, a line for each layer.

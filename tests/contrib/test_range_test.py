@@ -372,6 +372,21 @@ def test_gain_is_measured_by_repeats_that_did_not_choose():
     assert "no difference seen" in str(test)
 
 
+def test_nothing_is_suggested_where_repeats_disagree_over_the_whole_grid():
+    # All but 1 are better, each time another: a gain, but at no place.
+    losses = np.full((1, 9, 4), 1.0)
+    losses[0, 4] = 2
+    losses[0, [0, 8, 1, 8], range(4)] = 0.9
+    test = from_table(losses, grid=GRID)
+    assert (test.gain > 0.9).all()
+    assert not test.seen
+    assert test.suggestion == 1
+    assert np.isnan(test.uncertainty)
+    _, line = str(test).splitlines()
+    limit, gain = ["≥", "100"], ["1"]
+    assert line.split() == ["stem", *limit, *gain, "no", "difference", "seen"]
+
+
 def test_what_all_repeats_agree_on_is_seen():
     test = from_table([[[0.4, 0.5, 0.45], [1.0, 1, 1], [2.0, 2, 2]]])
     np.testing.assert_allclose(test.gain, [[0.6, 0.5, 0.55]])

@@ -63,8 +63,8 @@ def test_what_is_asked_for_is_written_once(begun):
 def test_another_configuration_is_refused_with_the_fields_that_differ(begun):
     other = ASKED | {"rate": 0.2, "seeds": 3, "new": 8}
     message = (
-        r"demo' was begun with another configuration: seeds is 3, was \[0\]; rate is 0\.2, "
-        r"was 0\.1; new is 8, was null\. Give the same to go on"
+        r"demo' was begun with another configuration: seeds is 3, was \[0\]; rate is "
+        r"0\.2, was 0\.1; new is 8, was null\. Give the same to go on"
     )
     with pytest.raises(ValueError, match=message):
         run_directory.check_begun(begun, other)

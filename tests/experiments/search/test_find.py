@@ -223,7 +223,7 @@ def test_a_test_leaves_table_figure_and_records(bowl, tmp_path, capsys):
     (head,) = (row for row in rows if row[:1] == ["head"])
     assert float(head[1]) == pytest.approx(30, rel=0.01)
     assert "lower than" in " ".join(printed.split())
-    assert max(len(line) for line in printed.splitlines()[:-1]) <= 80
+    assert finding.LEGEND in printed.splitlines()  # whole, where it is no terminal
     assert str(folder) in printed
     found = json.loads((folder / "range_test.json").read_text())
     assert found["layers"] == ["stem", "block", "head"]
@@ -235,6 +235,24 @@ def test_a_test_leaves_table_figure_and_records(bowl, tmp_path, capsys):
     assert found["config"]["config"]["batch_size"] == 100
     assert found["environment"]["command"] == ["python", "find"]
     assert (folder / "range_test.png").stat().st_size > 5_000
+
+
+def test_where_no_difference_is_seen_no_number_is_suggested(bowl, monkeypatch, capsys):
+    def losses(self, multipliers, repeats, name):
+        noise = np.random.default_rng(0).normal(size=(len(multipliers), len(repeats)))
+        noise[(multipliers == 1).all(axis=1)] = 0.0
+        return 2 + noise
+
+    monkeypatch.setattr(Bowl, "losses", losses)
+    finding.run(bowl, dataset(), [])
+    printed = capsys.readouterr().out
+    table = [line for line in printed.splitlines() if line[:5] in ("stem ", "block")]
+    for line in table:
+        _, *limit, gain, no, difference, seen = line.split()
+        assert [no, difference, seen] == ["no", "difference", "seen"]
+        assert len(limit) == 1 or limit[0] == "≥"
+        float(gain)
+    assert len(table) == 2
 
 
 def test_suggestions_are_tried_together_on_batches_that_did_not_choose_them(bowl):
