@@ -98,5 +98,7 @@ def _write_best(search: Search, counted: Mapping[str, Sequence[FrozenTrial]]) ->
         numbers=search.config.numbers | numbers,
     )
     path = search.folder / "best.json"
-    records.write_json(path, dataclasses.asdict(config))
+    # From a command line, on which what is one's own goes by a name too.
+    fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    records.write_json(path, fields)
     return str(path)
