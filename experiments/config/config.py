@@ -34,6 +34,7 @@ Measured = Literal[
 Norm = Literal["own", "batch", "group", "layer", "none"]
 Data = Literal["sample", "cifar10", "cifar100"]
 Optimizer = Literal["sgd", "nesterov", "adamw", "lars", "lamb", "muon"]
+Decay = Literal["coupled", "following", "ignoring"]
 Schedule = Literal["constant", "piecewise", "triangular", "onecycle", "cosine", "sgdr"]
 MODELS: tuple[str, ...] = typing.get_args(Model)
 SCHEDULED: tuple[str, ...] = typing.get_args(Scheduled)
@@ -165,7 +166,7 @@ class Config:
     weights to Adam, that keeps 0.9."""
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5e-4
     """Weight decay."""
-    decay: Literal["coupled", "following", "ignoring"] = "coupled"
+    decay: Decay = "coupled"
     """How the weights decay: coupled (through the gradient, or for lamb through its
     trust ratio), following (apart from it, times the multipliers of the layers) or
     ignoring (apart from it, the same for every layer)."""

@@ -87,7 +87,10 @@ def _begin(
     """The searches of all policies; refuses those that were begun otherwise."""
     asked = search.config.record()
     asked = {field: asked[field] for field in asked if field not in ELSEWHERE}
-    asked |= {"search_seed": search.search_seed, "data": session["data_checksum"]}
+    asked |= {
+        "search_seed": search.search_seed,
+        "data_checksum": session["data_checksum"],
+    }
     storage, searches = _storage(search), list[PolicySearch]()
     for policy in configured(search.config).values():
         searches.append(PolicySearch(search, policy, storage))
@@ -136,7 +139,10 @@ def _check_begun(
     if before is None:
         study.set_user_attr("versions", versions)
         study.set_user_attr("begun", asked)
-    elif differing := run_directory.differences(
+        return
+    if "source" in before:  # as older versions called the data
+        before |= {"data_checksum": before["data"], "data": before.pop("source")}
+    if differing := run_directory.differences(
         before, {**dict.fromkeys(before), **asked}
     ):
         raise ValueError(

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
 SECTION = PAGE.split("## Your own model")[1].split("\n## ")[0]
 MY_FILE, FROM_PYTHON = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
-((COMMANDS),) = re.findall(r"```sh\n(.*?)```", SECTION, re.DOTALL)
+(COMMANDS,) = re.findall(r"```sh\n(.*?)```", SECTION, re.DOTALL)
 
 
 @pytest.fixture
@@ -56,7 +56,8 @@ def study(*fields, **changes):
 
 @pytest.mark.slow
 def test_the_page_s_commands_and_its_python_do_what_they_say(here, capsys):
-    mine, lion = (shlex.split(line)[3:] for line in COMMANDS.split("\npython")[:2])
+    lines = COMMANDS.replace("\\\n", "").splitlines()
+    mine, lion = (shlex.split(line)[3:] for line in lines)
     assert command.main([*mine, "--epochs", "2", "--evaluations", "1"]) == 0
     config = json.loads((here / "runs/mine/config.json").read_text())
     assert config["model"] == "my_file.py:Net"

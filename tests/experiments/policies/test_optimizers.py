@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +11,13 @@ from flax import nnx
 from optax.contrib import MuonDimensionNumbers as Axes
 
 import optax_llr
-from experiments.config.config import DECAYS, OPTIMIZERS, Config
+from experiments.config.config import Config, Decay, Optimizer
 from experiments.models import make
 from experiments.policies import optimizers
 from experiments.policies.catalogue import POLICIES
 
 STEPS = 24
+OPTIMIZERS, DECAYS = typing.get_args(Optimizer), typing.get_args(Decay)
 CONFIG = Config(momentum=0.75, weight_decay=0.25)  # decay that shows
 SHAPES = {
     "stem": {"kernel": (3, 4)},
@@ -25,7 +27,12 @@ SHAPES = {
 }
 MATRICES = {"conv/kernel": (16, 3), "attention/query/kernel": (3, 4)}
 """The kernels of hidden layers, as Muon is to see them."""
-SETTINGS = [(name, decay) for name in OPTIMIZERS for decay in DECAYS]
+SETTINGS = [
+    (name, decay)
+    for name in OPTIMIZERS
+    for decay in DECAYS
+    if (name, decay) != ("adamw", "coupled")  # which is refused
+]
 
 
 quick_jit = functools.partial(

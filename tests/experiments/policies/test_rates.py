@@ -1,9 +1,11 @@
+import typing
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.config.config import SCHEDULES
+from experiments.config.config import Schedule
 from experiments.policies.rates import global_rate
 
 
@@ -52,7 +54,7 @@ def test_sgdr_restarts_twice_in_cycles_of_doubled_length():
     np.testing.assert_allclose(values[[50, 200, 500]], 0.05, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", typing.get_args(Schedule))
 @pytest.mark.parametrize("total", [1, 2, 3, 7, 50])
 def test_rates_of_the_shortest_runs_are_finite_and_never_above_the_peak(name, total):
     schedule = global_rate(name, 0.1, total)
