@@ -19,10 +19,13 @@ os.environ["XLA_FLAGS"] = f"{_FLAGS} {os.environ.get('XLA_FLAGS', '')}".strip()
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Of `-n`, a whole file to a process: its tests share what they compile."""
-    from xdist.scheduler import LoadFileScheduling
+    """Of `-n`, neighbours to one process: the tests of a file share what they compile.
 
-    return LoadFileScheduling(config, log)
+    A process that has nothing left takes some of another's.
+    """
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
 
 
 @pytest.fixture

@@ -224,6 +224,7 @@ def test_a_policy_that_computes_something_else_is_told_apart(name, changes, foun
     assert differing == [f"the {what} of {name!r} are others" for what in found]
 
 
+@pytest.mark.filterwarnings("ignore")  # theirs, of what they use themselves
 @pytest.mark.parametrize("logger", ["wandb", "mlflow"])
 def test_loggers_of_the_examples_are_shown_every_event(tmp_path, logger):
     pytest.importorskip(logger)
