@@ -26,7 +26,7 @@ from typing import Any
 
 from record import environment, natural, positive, write
 
-from experiments.config import config
+from experiments.config import choices, config
 from experiments.data import dataset as data
 from experiments.training import trainer as train
 
@@ -108,7 +108,7 @@ def start(words: list[str], cache: str, **variables: str) -> None:
 def main() -> None:
     """Parses the command line, measures, prints, writes the record."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--model", default="cnn-shallow", choices=config.MODELS)
+    parser.add_argument("--model", default="cnn-shallow", choices=choices.MODELS)
     parser.add_argument("--data", default="sample")
     parser.add_argument("--batch", type=natural, default=32)
     parser.add_argument("--epochs", type=positive, default=10.0)

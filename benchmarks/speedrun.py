@@ -54,7 +54,8 @@ from speedrun_rates import POLICIES, RECIPES, Tables, tables
 from speedrun_report import show, summary
 
 import optax_llr
-from experiments.data.cifar import CIFAR10, Published, Split, read_cifar
+from experiments.data.cifar import Published, Split, read_cifar
+from experiments.data.variants import CIFAR10
 from experiments.models.convolution import compiler_options
 from experiments.training.compiling import steps_per_call
 from optax_llr import Phase

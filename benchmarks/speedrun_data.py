@@ -15,7 +15,8 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from experiments.data.cifar import CIFAR10, DataError, Published, Split, read_cifar
+from experiments.data.cifar import DataError, Published, Split, read_cifar
+from experiments.data.variants import CIFAR10
 
 FIELDS = ("train_images", "train_labels", "test_images", "test_labels")
 PLACE = ("part", "parts")  # which one this is, and of how many

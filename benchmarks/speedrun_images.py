@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.data.augment import normalise
-from experiments.data.cifar import CIFAR10
+from experiments.data.variants import CIFAR10
 
 MOST = 2
 """Pixels that an image is moved by along each axis, at most."""

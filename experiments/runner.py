@@ -12,11 +12,11 @@ import rich.console
 
 import optax_llr
 
+from .asked import add_what_is_known, asked, keep_files
 from .config import own
 from .config.config import Config, check_sizes
 from .data.dataset import Dataset, load
 from .policies.chosen import configured, with_controls
-from .policies.computed import moments, updates
 from .policies.policy import Policy
 from .records import records, run_directory
 from .records.environment import environment
@@ -25,7 +25,7 @@ from .report import report
 from .terminal import display, signals
 from .terminal.progress import Progress
 from .training import hosts
-from .training.compiling import policy_tables, use_compilation_cache
+from .training.compiling import use_compilation_cache
 from .training.trainer import Member, Trainer
 
 
@@ -112,11 +112,11 @@ def run(
     console = display.console()
     say = functools.partial(console.print, soft_wrap=True)
     folder = config.out / config.name
-    with run_directory.claimed(
-        folder
-    ):  # before anything compiles: a bad place is known now
-        asked = _asked(config)
-        for line in run_directory.check_begun(folder, asked):
+    # Before anything compiles: a bad place is known now.
+    with run_directory.claimed(folder):
+        told = asked(config)
+        assumed = run_directory.check_begun(folder, told)
+        for line in assumed:
             say(line)
         try:
             if _is_done(folder, config):
@@ -125,14 +125,14 @@ def run(
                 trainer = make_trainer(config, dataset)
                 signals.check()
                 session = environment(command, dataset.checksum)
-                asked["layers"] = _layers(trainer.layers)
-                _add_what_is_computed(config, trainer.layers, asked["policies"])
-                run_directory.begin(folder, asked)
-                _keep_files(config, folder)
+                add_what_is_known(config, trainer.layers, told)
+                for line in run_directory.begin(folder, told)[len(assumed) :]:
+                    say(line)
+                keep_files(config, folder)
                 for difference in run_directory.add_session(folder, session):
                     say(difference)
                 say(_greeting(config, trainer.layers, folder))
-                _train(config, trainer, folder, asked, session, say)
+                _train(config, trainer, folder, told, session, say)
             if hosts.are_many():
                 hosts.tell(None)
             _end(folder, console)
@@ -175,33 +175,6 @@ def follow(config: Config, dataset: Dataset) -> int:
     return 0
 
 
-def _asked(config: Config) -> dict[str, Any]:
-    """config.json, but for the layers, which are not known yet."""
-    policies = {
-        name: {
-            "summary": policy.summary,
-            "expectation": policy.expectation,
-            "expects": policy.expects._asdict(),
-            "source": policy.source,
-            "control": policy.control,
-        }
-        for name, policy in configured(config).items()
-    }
-    files = {name: own.sha256(path) for name, path in config.own_files().items()}
-    return config.record() | {
-        "policies": policies,
-        "files": files,
-        "total_steps": config.total_steps,
-    }
-
-
-def _keep_files(config: Config, folder: Path) -> None:
-    """Copies of the files of all that is the user's."""
-    for name, path in config.own_files().items():
-        (folder / "files").mkdir(exist_ok=True)
-        shutil.copyfile(path, folder / "files" / name)
-
-
 def _number(config: Config) -> int:
     return len(config.policies) * len(config.run_seeds)
 
@@ -212,27 +185,6 @@ def _is_done(folder: Path, config: Config) -> bool:
         for policy in configured(config)
         for seed in config.run_seeds
     )
-
-
-def _layers(layers: optax_llr.Layers) -> dict[str, Any]:
-    return {
-        "names": layers.names,
-        "level": layers.level,
-        "members": layers.members,
-    }
-
-
-def _add_what_is_computed(
-    config: Config, layers: optax_llr.Layers, policies: dict[str, Any]
-) -> None:
-    """By which a study that goes on knows its policies again."""
-    of_updates = functools.cache(functools.partial(updates, config))
-    for name, policy in configured(config).items():
-        tables = policy_tables(policy, config, layers)
-        policies[name]["computes"] = {
-            **moments(tables.rate, tables.multipliers),
-            "updates": of_updates(policy.layering),
-        }
 
 
 def _train(

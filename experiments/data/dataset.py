@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from ..config import own
-from .cifar import CIFAR10, SIDE, VARIANTS, DataError, Published, Split, read_cifar
+from .cifar import DataError, Published, Split, read_cifar
+from .variants import CIFAR10, SIDE, VARIANTS
 
 # One cut and one noise for every study: never change them.
 CUT_SEED = 20090408

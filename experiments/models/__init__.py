@@ -24,7 +24,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from ..config import own
-from ..config.config import MODELS, norms
+from ..config.choices import MODELS, norms
 from .densenet import DenseNet
 from .layca import CNN1, CNN2
 from .parts import Parts

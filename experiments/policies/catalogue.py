@@ -14,125 +14,30 @@ Those that measure share the global rate out among the layers: their multipliers
 divided by the mean over the layers, and lie between 0.1 and 10.
 """
 
-import optax
-
-import optax_llr
-from optax_llr import Layers, Rule, contrib, rules
+from optax_llr import Rule, contrib, rules
 
 from ..config.config import Config
+from .multipliers import (
+    ALPHA,
+    DURATION,
+    PEAKS,
+    cascade,
+    discriminative,
+    freezeout,
+    moving,
+    multiplier,
+    static,
+    three_stage,
+    unfreeze_bottom_first,
+    unfreeze_top_first,
+)
 from .optimizers import measuring, rotating
-from .policy import Expects, Multipliers, Number, Numbered, Policy
+from .policy import Expects, Number, Numbered, Policy
 
 THREAD = (
     'L. Smith and replies, "Cyclical Layer Learning Rates (a research question)", '
     "fast.ai forums"
 )
-
-
-def _moving(
-    layers: Layers,
-    total_steps: int,
-    *,
-    first_start: float,
-    first_end: float,
-    last_start: float,
-    last_end: float,
-) -> Multipliers:
-    first = optax.linear_schedule(first_start, first_end, total_steps)
-    last = optax.linear_schedule(last_start, last_end, total_steps)
-    return optax_llr.interpolate_schedule(layers, first, last)
-
-
-def _static(
-    layers: Layers, total_steps: int, *, first: float, last: float
-) -> Multipliers:
-    del total_steps
-    return optax_llr.interpolate_schedule(layers, first, last)
-
-
-def _three_stage(
-    layers: Layers,
-    total_steps: int,
-    *,
-    first_start: float,
-    first_end: float,
-    first_duration: float,
-    last_start: float,
-    last_end: float,
-) -> Multipliers:
-    duration = max(1, _whole_steps(first_duration, total_steps))
-    first = optax.linear_schedule(first_start, first_end, duration)
-    last = optax.linear_schedule(last_start, last_end, total_steps)
-    ends = {0: first, int(layers.level.max()): last}
-    levels = zip(layers.names, layers.level.tolist(), strict=True)
-    return optax_llr.per_layer_schedule(
-        layers, {n: ends.get(level, 1.0) for n, level in levels}
-    )
-
-
-def _cascade(
-    layers: Layers, total_steps: int, *, first_peak: float, last_peak: float
-) -> Multipliers:
-    return optax_llr.cascade_schedule(
-        layers,
-        _whole_steps(first_peak, total_steps),
-        _whole_steps(last_peak, total_steps),
-        total_steps,
-    )
-
-
-def _whole_steps(share: float, total_steps: int) -> int:
-    """Whole steps in a share of the run, unmoved by the rounding of their product."""
-    return int(round(share * total_steps, 6))
-
-
-def _discriminative(layers: Layers, total_steps: int, *, factor: float) -> Multipliers:
-    del total_steps
-    return optax_llr.layer_decay(layers, 1 / factor)
-
-
-def _unfreeze_top_first(
-    layers: Layers, total_steps: int, *, duration: float
-) -> Multipliers:
-    return optax_llr.gradual_unfreeze_schedule(
-        layers, _stage(layers, total_steps, duration)
-    )
-
-
-def _unfreeze_bottom_first(
-    layers: Layers, total_steps: int, *, duration: float
-) -> Multipliers:
-    stage = _stage(layers, total_steps, duration)
-    return optax_llr.gradual_unfreeze_schedule(layers, stage, top_first=False)
-
-
-def _stage(layers: Layers, total_steps: int, duration: float) -> float:
-    """Steps a stage, such that the last level joins after this share of the run."""
-    return duration * total_steps / max(1, int(layers.level.max()))
-
-
-def _freezeout(
-    layers: Layers, total_steps: int, *, t0: float, power: float
-) -> Multipliers:
-    return optax_llr.freezeout_schedule(layers, total_steps, t0, power)
-
-
-def _rotation_alpha(layers: Layers, total_steps: int, *, alpha: float) -> Multipliers:
-    del total_steps
-    return optax_llr.rotation_alpha(layers, alpha)
-
-
-def _multiplier(name: str, value: float) -> Number:
-    return Number(name, value, 0.2, 5.0, log=True)
-
-
-_DURATION = Number("duration", 0.4, 0.05, 0.9)
-"""By default such that the last level to join has a tenth of the run before `piecewise`
-first drops the rate."""
-_ALPHA = Numbered(_rotation_alpha, (Number("alpha", -0.6, -0.8, 0.8),))
-"""Within what the authors tried."""
-_PEAKS = (Number("first_peak", 0.2, 0.02, 0.4), Number("last_peak", 0.6, 0.4, 0.9))
-"""Ranges that meet but do not cross: the first peak never comes after the last one."""
 
 
 def _tail_exponent(config: Config) -> Rule:
@@ -184,12 +89,12 @@ POLICIES = {
             expects=Expects("same", "higher"),
             source=THREAD,
             multipliers=Numbered(
-                _moving,
+                moving,
                 (
-                    _multiplier("first_start", 1.5),
-                    _multiplier("first_end", 0.5),
-                    _multiplier("last_start", 0.5),
-                    _multiplier("last_end", 1.5),
+                    multiplier("first_start", 1.5),
+                    multiplier("first_end", 0.5),
+                    multiplier("last_start", 0.5),
+                    multiplier("last_end", 1.5),
                 ),
             ),
         ),
@@ -202,12 +107,12 @@ POLICIES = {
             expects=Expects("same", "lower"),
             source=THREAD,
             multipliers=Numbered(
-                _moving,
+                moving,
                 (
-                    _multiplier("first_start", 0.5),
-                    _multiplier("first_end", 1.5),
-                    _multiplier("last_start", 1.5),
-                    _multiplier("last_end", 0.5),
+                    multiplier("first_start", 0.5),
+                    multiplier("first_end", 1.5),
+                    multiplier("last_start", 1.5),
+                    multiplier("last_end", 0.5),
                 ),
             ),
         ),
@@ -219,10 +124,10 @@ POLICIES = {
             expects=Expects("same", "higher"),
             source=THREAD,
             multipliers=Numbered(
-                _static,
+                static,
                 (
-                    _multiplier("first", 1.5),
-                    _multiplier("last", 0.5),
+                    multiplier("first", 1.5),
+                    multiplier("last", 0.5),
                 ),
             ),
         ),
@@ -234,10 +139,10 @@ POLICIES = {
             expects=Expects("open", "lower"),
             source=THREAD,
             multipliers=Numbered(
-                _static,
+                static,
                 (
-                    _multiplier("first", 0.5),
-                    _multiplier("last", 1.5),
+                    multiplier("first", 0.5),
+                    multiplier("last", 1.5),
                 ),
             ),
         ),
@@ -250,13 +155,13 @@ POLICIES = {
             expects=Expects("same", "higher"),
             source=THREAD,
             multipliers=Numbered(
-                _three_stage,
+                three_stage,
                 (
-                    _multiplier("first_start", 2.0),
-                    _multiplier("first_end", 0.5),
+                    multiplier("first_start", 2.0),
+                    multiplier("first_end", 0.5),
                     Number("first_duration", 0.1, 0.02, 1.0),
-                    _multiplier("last_start", 0.5),
-                    _multiplier("last_end", 2.0),
+                    multiplier("last_start", 0.5),
+                    multiplier("last_end", 2.0),
                 ),
             ),
         ),
@@ -269,8 +174,8 @@ POLICIES = {
             control="uniform-onecycle",
             source=THREAD,
             multipliers=Numbered(
-                _cascade,
-                _PEAKS,
+                cascade,
+                PEAKS,
             ),
             schedule="constant",
         ),
@@ -282,7 +187,7 @@ POLICIES = {
             expects=Expects("lower", "lower"),
             source="Howard and Ruder, ULMFiT, arXiv:1801.06146",
             multipliers=Numbered(
-                _discriminative,
+                discriminative,
                 (Number("factor", 2.6, 1.0, 5.0, log=True),),
             ),
         ),
@@ -295,8 +200,8 @@ POLICIES = {
             expects=Expects("lower", "lower"),
             source="Howard and Ruder, ULMFiT, arXiv:1801.06146; " + THREAD,
             multipliers=Numbered(
-                _unfreeze_top_first,
-                (_DURATION,),
+                unfreeze_top_first,
+                (DURATION,),
             ),
         ),
         Policy(
@@ -308,8 +213,8 @@ POLICIES = {
             expects=Expects("same", "lower"),
             source=THREAD,
             multipliers=Numbered(
-                _unfreeze_bottom_first,
-                (_DURATION,),
+                unfreeze_bottom_first,
+                (DURATION,),
             ),
         ),
         Policy(
@@ -322,7 +227,7 @@ POLICIES = {
             control="uniform-cosine",
             source="Brock et al., FreezeOut, arXiv:1706.04983",
             multipliers=Numbered(
-                _freezeout,
+                freezeout,
                 (Number("t0", 0.8, 0.3, 1.0), Number("power", 3.0, 1.0, 4.0)),
             ),
             schedule="constant",
@@ -335,7 +240,7 @@ POLICIES = {
             "rotate at unequal rates; by how much under plain SGD is open.",
             expects=Expects("lower", "open"),
             source="Carbonnelle and De Vleeschouwer, arXiv:1806.01603",
-            multipliers=_ALPHA,
+            multipliers=ALPHA,
         ),
         Policy(
             name="gradient-norm",
@@ -444,7 +349,7 @@ POLICIES = {
             expects=Expects("lower", "open"),
             control="layca",
             source="Carbonnelle and De Vleeschouwer, arXiv:1806.01603",
-            multipliers=_ALPHA,
+            multipliers=ALPHA,
             layering=rotating,
         ),
     )

@@ -11,6 +11,9 @@ from ..config.config import PLAIN_NAME, Config
 from .catalogue import POLICIES
 from .policy import Multipliers, Number, Policy
 
+TAKEN = ("curves", "differences")
+"""Names of figures that are not of one policy."""
+
 
 def configured(config: Config) -> dict[str, Policy]:
     """The policies of a study by name, with the numbers that it sets.
@@ -71,10 +74,15 @@ def named(value: Any) -> Policy:
         name = getattr(found, "__name__", "")
         make = cast(Callable[..., Multipliers], found)
         found = Policy(name, summary, source=own.label(value), multipliers=make)
-    if not isinstance(found, Policy) or not PLAIN_NAME.fullmatch(found.name):
+    if (
+        not isinstance(found, Policy)
+        or not PLAIN_NAME.fullmatch(found.name)
+        or found.name in TAKEN
+    ):
         raise ValueError(
             "policies: expected a Policy with a plain name, or a function (layers, "
-            f"total_steps) → multipliers; got {found!r:.200}"
+            f"total_steps) → multipliers, not called {' or '.join(TAKEN)}; got "
+            f"{found!r:.200}"
         )
     return found
 

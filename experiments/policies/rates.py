@@ -5,7 +5,7 @@ import typing
 
 import optax
 
-from ..config.config import Schedule
+from ..config.choices import Schedule
 
 DROPS = (0.5, 0.75, 0.9)
 """Where `piecewise` multiplies the rate by 0.1, as fractions of the run."""

@@ -80,11 +80,11 @@ def check_begun(folder: Path, asked: Mapping[str, Any]) -> list[str]:
     begun, assumed = read_config(path, "study")
     before, now = (_deciding(config) for config in (begun, plain(asked)))
     differing, unknown = _otherwise(begun["policies"], plain(asked["policies"]))
-    assumed += [
-        f"what {name!r} computes is not in {str(path)!r}, which an older version "
-        "wrote; taken as the same"
-        for name in unknown
-    ]
+    if unknown:
+        assumed.append(
+            f"what policies compute is not in {str(path)!r}, which an older version "
+            f"wrote; taken as the same of {', '.join(unknown)}"
+        )
     if differing := [*differences(before, now), *differing]:
         raise ValueError(
             f"{str(folder)!r} was begun with another configuration: "
@@ -109,7 +109,7 @@ def _otherwise(
 ) -> tuple[list[str], list[str]]:
     """The policies of which something else is computed, and those not known of."""
     differing, unknown = list[str](), list[str]()
-    for name in before.keys() & now.keys():
+    for name in [name for name in now if name in before]:
         was, computes = before[name].get("computes"), now[name].get("computes", {})
         if computes and was is None:
             unknown.append(name)
@@ -127,16 +127,20 @@ def _close(one: Any, other: Any) -> bool:
     return a.shape == b.shape and np.allclose(a, b, 1e-4, 1e-6, equal_nan=True)
 
 
-def begin(folder: Path, asked: Mapping[str, Any]) -> None:
+def begin(folder: Path, asked: Mapping[str, Any]) -> list[str]:
     """Writes down what was asked for; checks it where that was done before.
 
+    Returns:
+        As `check_begun`.
+
     Raises:
-        ValueError: as `check_begun`.
+        ValueError: likewise.
     """
     folder.mkdir(exist_ok=True)
-    check_begun(folder, asked)
+    assumed = check_begun(folder, asked)
     if not (folder / "config.json").exists():
         write_json(folder / "config.json", asked)
+    return assumed
 
 
 def add_session(folder: Path, session: Mapping[str, Any]) -> list[str]:

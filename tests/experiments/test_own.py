@@ -144,6 +144,7 @@ LABELS = "np.arange(9)"
             "policies",
             "expected a Policy with a plain name",
         ),
+        ("def curves(l, t): return 1\nf = curves", "policies", "not called curves or"),
         ("def uniform(l, t): return 1\nf = uniform", "policies", "two are called 'uni"),
         ("def f(n, rngs): return 3", "model", "must return a flax.nnx.Module; got int"),
         (

@@ -9,7 +9,7 @@ prints the checksum that `experiments/data/dataset.py` holds.
 import numpy as np
 from PIL import Image
 
-from experiments.data.cifar import CIFAR10, SIDE, Published, Split, read_cifar
+from experiments.data.cifar import Published, Split, read_cifar
 from experiments.data.dataset import (
     SAMPLE,
     SAMPLE_GAP,
@@ -17,6 +17,7 @@ from experiments.data.dataset import (
     SAMPLE_TEST_COLUMNS,
     SAMPLE_TRAIN_COLUMNS,
 )
+from experiments.data.variants import CIFAR10, SIDE
 
 
 def choose(published: Published) -> Published:

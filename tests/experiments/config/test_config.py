@@ -2,7 +2,8 @@ import dataclasses
 
 import pytest
 
-from experiments.config.config import MODELS, PRESETS, SIZES, Config, norms
+from experiments.config.choices import MODELS, SIZES, norms
+from experiments.config.config import PRESETS, Config
 from experiments.data import dataset as data
 
 

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.config import config
-from experiments.data import cifar
+from experiments.config import choices
+from experiments.data import cifar, variants
 from experiments.data import dataset as data
 
 ROOT = Path(__file__).parents[3]
@@ -52,13 +52,15 @@ def equal(first: cifar.Published, second: cifar.Published) -> bool:
     )
 
 
-either = pytest.mark.parametrize("variant", cifar.VARIANTS.values(), ids=cifar.VARIANTS)
+either = pytest.mark.parametrize(
+    "variant", variants.VARIANTS.values(), ids=variants.VARIANTS
+)
 
 
 @pytest.fixture
 def variant():
     """CIFAR-10 wherever a test does not say otherwise."""
-    return cifar.CIFAR10
+    return variants.CIFAR10
 
 
 # A set that TFDS prepared.
@@ -135,7 +137,7 @@ def read_with_tfds(folder: Path) -> cifar.Published:
 
 
 def test_prepared_set_has_the_pixels_that_tfds_decodes(few):
-    assert equal(cifar.read_cifar(cifar.CIFAR10), read_with_tfds(few))
+    assert equal(cifar.read_cifar(variants.CIFAR10), read_with_tfds(few))
 
 
 def test_prepared_cifar100_has_the_images_and_fine_labels_put_in(hundred):
@@ -143,7 +145,7 @@ def test_prepared_cifar100_has_the_images_and_fine_labels_put_in(hundred):
         pixels = [image.tobytes() for image in split.images]
         return sorted(zip(pixels, split.labels.tolist(), strict=True))
 
-    published = cifar.read_cifar(cifar.CIFAR100)
+    published = cifar.read_cifar(variants.CIFAR100)
     assert contents(published.train) == contents(hundred.train)
     assert contents(published.test) == contents(hundred.test)
     assert published.train.labels.dtype == np.int32
@@ -155,8 +157,8 @@ def test_prepared_cifar100_makes_a_data_set_of_100_classes(hundred):
     assert np.array_equal(np.bincount(dataset.train.labels), [2] * 100)
     assert np.array_equal(np.bincount(dataset.validation.labels), [1] * 100)
     assert len(dataset.classes) == 100
-    assert dataset.mean is cifar.CIFAR100.mean
-    assert dataset.std is cifar.CIFAR100.std
+    assert dataset.mean is variants.CIFAR100.mean
+    assert dataset.std is variants.CIFAR100.std
 
 
 def test_sample_is_the_first_of_each_class_in_the_prepared_set(few):
@@ -175,7 +177,7 @@ def test_sample_picture_is_made_again_from_the_prepared_set(few):
 
     with Image.open(data.SAMPLE) as picture:
         assert np.array_equal(
-            make.paint(make.choose(cifar.read_cifar(cifar.CIFAR10))),
+            make.paint(make.choose(cifar.read_cifar(variants.CIFAR10))),
             np.asarray(picture),
         )
 
@@ -322,7 +324,7 @@ class Archive:
     """A small archive in the layout of the real one."""
 
     path: Path
-    variant: cifar.Variant
+    variant: variants.Variant
     files: dict[str, bytes]
 
     def write(self) -> None:
@@ -344,7 +346,7 @@ def records(count: int, labels: int, classes: int) -> bytes:
 @pytest.fixture
 def archive(variant, monkeypatch, tmp_path):
     classes = ("\n".join(variant.classes) + "\n\n").encode()
-    if variant is cifar.CIFAR10:
+    if variant is variants.CIFAR10:
         train, test = 100, 20
         files = {"batches.meta.txt": classes, "readme.html": b"<html>"}
         files |= {f"data_batch_{n}.bin": records(20, 1, 10) for n in range(1, 6)}
@@ -356,8 +358,8 @@ def archive(variant, monkeypatch, tmp_path):
             "train.bin": records(train, 2, 100),
             "test.bin": records(test, 2, 100),
         }
-    sizes = config.SIZES[variant.name]._replace(images=train)
-    monkeypatch.setitem(config.SIZES, variant.name, sizes)
+    sizes = choices.SIZES[variant.name]._replace(images=train)
+    monkeypatch.setitem(choices.SIZES, variant.name, sizes)
     monkeypatch.setattr(cifar, "TEST_IMAGES", test)
     archive = Archive(tmp_path / variant.archive, variant, files)
     archive.write()
@@ -380,7 +382,7 @@ def parse_slowly(content: bytes, labels: int) -> cifar.Split:
 
 def expected(archive: Archive) -> cifar.Published:
     files = archive.files
-    if archive.variant is cifar.CIFAR10:
+    if archive.variant is variants.CIFAR10:
         train = b"".join(files[f"data_batch_{n}.bin"] for n in range(1, 6))
         test, labels = files["test_batch.bin"], 1
     else:
@@ -406,14 +408,14 @@ def test_archive_makes_a_data_set(archive):
     assert dataset.checksum == expected(archive).checksum
     labels = [dataset.train.labels, dataset.validation.labels, dataset.test.labels]
     counts = [np.bincount(those, minlength=classes).tolist() for those in labels]
-    each = (9, 1, 2) if variant is cifar.CIFAR10 else (2, 1, 1)
+    each = (9, 1, 2) if variant is variants.CIFAR10 else (2, 1, 1)
     assert counts == [[count] * classes for count in each]
 
 
 @either
 def test_archive_of_the_other_set_is_refused_by_name(archive):
     cifar.read_cifar(archive.variant, archive.path)  # a cache of it changes nothing
-    (other,) = set(cifar.VARIANTS.values()) - {archive.variant}
+    (other,) = set(variants.VARIANTS.values()) - {archive.variant}
     message = (
         f"^{archive.path}: expected {other.archive}, got {archive.variant.archive}"
         f".*take the source '{archive.variant.name}'"
@@ -422,7 +424,7 @@ def test_archive_of_the_other_set_is_refused_by_name(archive):
         data.load(other.name, archive=archive.path, validation=100)
 
 
-TEN, HUNDRED = cifar.CIFAR10, cifar.CIFAR100
+TEN, HUNDRED = variants.CIFAR10, variants.CIFAR100
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.config import config
-from experiments.data import cifar
+from experiments.config import choices, config
+from experiments.data import cifar, variants
 from experiments.data import dataset as data
 
 # The bundled sample.
@@ -15,7 +15,7 @@ from experiments.data import dataset as data
 def test_sample_has_200_training_and_50_test_images_of_each_class():
     dataset = data.load("sample", validation=500)
     assert dataset.name == "sample"
-    assert dataset.classes == cifar.CIFAR10.classes
+    assert dataset.classes == variants.CIFAR10.classes
     assert len(dataset.checksum) == 64
     for split, count in (
         (dataset.train, 150),
@@ -181,8 +181,8 @@ def test_share_has_the_size_that_the_configuration_says(fraction):
 
 @pytest.mark.parametrize("source", ["sample", "cifar10", "cifar100"])
 def test_configuration_knows_the_number_of_classes(source):
-    assert len(cifar.VARIANTS.get(source, cifar.CIFAR10).classes) == (
-        config.SIZES[source].classes
+    assert len(variants.VARIANTS.get(source, variants.CIFAR10).classes) == (
+        choices.SIZES[source].classes
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 import optax_llr
-from experiments.config.config import MODELS, norms
+from experiments.config.choices import MODELS, norms
 from experiments.models import make
 from experiments.models.densenet import DenseNet, Transition
 from experiments.models.parts import Parts, max_halve

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 import optax_llr
-from experiments.config.config import MEASURED, POLICY_NAMES, PRESETS, Config, Schedule
-from experiments.policies import catalogue
+from experiments.config.choices import MEASURED, POLICY_NAMES, Schedule
+from experiments.config.config import PRESETS, Config
 from experiments.policies.catalogue import POLICIES
 from experiments.policies.chosen import configured, with_controls
+from experiments.policies.multipliers import whole_steps
 from experiments.policies.optimizers import scheduled
 from experiments.policies.rates import global_rate
 from experiments.training.compiling import policy_tables
@@ -294,7 +295,7 @@ def test_a_share_of_the_run_is_the_whole_steps_that_it_looks_like():
     """0.6 · 5 would be a step less, were it 2.9999…; and so for other lengths."""
     for total in (*range(1, 3_000), 9_999_995):
         shares = OWN["cascade"]["first_peak"], OWN["cascade"]["last_peak"], 0.1
-        steps = [catalogue._whole_steps(share, total) for share in shares]
+        steps = [whole_steps(share, total) for share in shares]
         assert steps == [total // 5, 3 * total // 5, total // 10]
 
 

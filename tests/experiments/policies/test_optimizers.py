@@ -11,7 +11,8 @@ from flax import nnx
 from optax.contrib import MuonDimensionNumbers as Axes
 
 import optax_llr
-from experiments.config.config import Config, Decay, Optimizer
+from experiments.config.choices import Decay, Optimizer
+from experiments.config.config import Config
 from experiments.models import make
 from experiments.policies import optimizers
 from experiments.policies.catalogue import POLICIES

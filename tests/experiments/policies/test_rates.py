@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.config.config import Schedule
+from experiments.config.choices import Schedule
 from experiments.policies.rates import global_rate
 
 

@@ -8,7 +8,7 @@ import pytest
 from tiny_runs import CONFIG, Events, dataset, made_up, without_time
 
 from experiments.config import config as configuration
-from experiments.data import cifar
+from experiments.data import cifar, variants
 from experiments.policies.catalogue import POLICIES
 from experiments.records import records
 from experiments.records.journal import Journal
@@ -214,7 +214,7 @@ def test_evaluation_agrees_with_numpy_on_every_image(trainer, program):
     group = trainer._begin([Member(POLICIES["uniform"], 0, Events())])
     state = group.state
     test = dataset().test
-    pixels = (test.images / 255.0 - cifar.CIFAR10.mean) / cifar.CIFAR10.std
+    pixels = (test.images / 255.0 - variants.CIFAR10.mean) / variants.CIFAR10.std
     logits = np.asarray(
         programs.infer(
             program._inference,

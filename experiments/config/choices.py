@@ -1,0 +1,65 @@
+"""What a configuration may name: models, policies, data sets and the like of ours."""
+
+import typing
+from typing import Any, Literal, NamedTuple
+
+from . import own
+
+# fmt: off
+Model = Literal[
+    "cnn-shallow", "vgg5", "vgg8", "vgg11", "vgg13", "vgg16", "vgg19", "layca-cnn1",
+    "layca-cnn2", "resnet20", "resnet56", "resnet110", "resnet18", "wrn16-4",
+    "wrn28-10", "densenet76", "vit", "vit12", "transformer-rows", "lstm-rows",
+]
+Scheduled = Literal[
+    "uniform", "uniform-onecycle", "uniform-cosine", "early-first", "late-first",
+    "static-decreasing", "static-increasing", "three-stage", "cascade",
+    "discriminative", "unfreeze-top-first", "unfreeze-bottom-first", "freezeout",
+    "rotation-alpha",
+]
+Measured = Literal[
+    "gradient-norm", "curvature", "hypergradient", "multiplicative-hypergradient",
+    "signal-to-noise", "trust-ratio", "gradient-trust-ratio", "tail-exponent",
+    "learned", "layca", "layca-alpha",
+]
+# fmt: on
+Norm = Literal["own", "batch", "group", "layer", "none"]
+Data = Literal["sample", "cifar10", "cifar100"]
+Optimizer = Literal["sgd", "nesterov", "adamw", "lars", "lamb", "muon"]
+Decay = Literal["coupled", "following", "ignoring"]
+Schedule = Literal["constant", "piecewise", "triangular", "onecycle", "cosine", "sgdr"]
+MODELS: tuple[str, ...] = typing.get_args(Model)
+SCHEDULED: tuple[str, ...] = typing.get_args(Scheduled)
+"""Policies that are known before the run."""
+MEASURED: tuple[str, ...] = typing.get_args(Measured)
+"""Policies whose rates depend on what the layers do."""
+POLICY_NAMES = SCHEDULED + MEASURED
+NORMS = {
+    "cnn-shallow": ("none", "batch", "group"),
+    **dict.fromkeys(("vit", "vit12", "transformer-rows"), ("layer",)),
+    "lstm-rows": ("none",),
+}
+"""The norms that a model can have, its own first."""
+CONVOLUTIONAL = ("batch", "group", "none")
+"""Those of the other models."""
+
+
+class Sizes(NamedTuple):
+    """What a configuration must know of its data."""
+
+    images: int  # to train on, before the validation split is cut off
+    classes: int
+    shape: tuple[int, int, int]  # of an image: height, width, channels
+
+
+SIZES = {
+    "sample": Sizes(2_000, 10, (32, 32, 3)),
+    "cifar10": Sizes(50_000, 10, (32, 32, 3)),
+    "cifar100": Sizes(50_000, 100, (32, 32, 3)),
+}
+"""Of the data sets that are known, with as many training images of each class."""
+
+
+def norms(model: Any) -> tuple[str, ...]:
+    """The norms that a model of ours can have, its own first; of others nothing is."""
+    return () if own.is_own(model) else NORMS.get(model, CONVOLUTIONAL)
