@@ -41,6 +41,19 @@ def update(record: Record) -> Rows:
     ]
 
 
+def unfreezing(record: Record) -> Rows:
+    """What it costs that each layer has a count of its own."""
+    return [
+        ["layers", "equations", "trace", "compile", "step"],
+        *(
+            [f"{found['layers']:,}", f"{found['equations']['ratio']:.2f}"]
+            + [spread(found[phase]) for phase in ("trace", "compile", "step")]
+            for found in record["results"]
+            if found["form"] == "phase"
+        ),
+    ]
+
+
 def train_step(record: Record) -> Rows:
     """What layers cost a training step, and how far two equal programs differ."""
     return [
@@ -303,6 +316,7 @@ def read(path: pathlib.Path) -> Any:
 
 TABLES: dict[str, Callable[[Any], Rows]] = {
     "update": update,
+    "unfreezing": unfreezing,
     "train_step": train_step,
     "rules": rules,
     "freeze": freeze,

@@ -15,11 +15,17 @@ training update are compared in one process, in turns:
                layers that stay at exactly 0 and exactly 1
     partition  `optax.partition`, an optimizer with a schedule of its own for each layer
 
+With `--unfreezing 24 96 300` only Adam is measured, alone and within the last phase of
+a gradual unfreezing, in which each layer has a count of its own:
+
+    phase      `phases[-1].freeze(adam)`, after a phase for each layer
+
 Printed are medians of the ratios to `alone` of the same round, and their range.
 """
 
 import argparse
 import functools
+import math
 import pathlib
 import re
 import statistics
@@ -44,11 +50,12 @@ OPTIMIZERS = {
 
 
 class Cost(NamedTuple):
-    """Seconds."""
+    """Seconds, but for the equations."""
 
     trace: float
     compile: float
     step: float
+    equations: float
 
 
 def make_params(num_layers: int, stacked: bool) -> dict[str, Any]:
@@ -103,10 +110,32 @@ def make_forms(
     return forms
 
 
+def unfreezing_forms(layers: optax_llr.Layers) -> dict[str, Any]:
+    """Adam alone, and where every layer has joined the others at another step."""
+    multipliers = optax_llr.gradual_unfreeze_schedule(layers, 10)
+    phases = optax_llr.freeze_phases(layers, multipliers, 10 * len(layers) + 10)
+    return {"alone": optax.adam(0.1), "phase": phases[-1].freeze(optax.adam(0.1))}
+
+
+def equations(jaxpr: Any) -> int:
+    """How many a program has, with those of the programs that it calls."""
+    called = [
+        getattr(part, "jaxpr", part)
+        for equation in jaxpr.eqns
+        for part in jax.tree.leaves(equation.params, is_leaf=_is_program)
+        if _is_program(part)
+    ]
+    return len(jaxpr.eqns) + sum(map(equations, called))
+
+
+def _is_program(part: Any) -> bool:
+    return hasattr(part, "eqns") or hasattr(part, "jaxpr")
+
+
 def compiled_update(
     transformation: optax.GradientTransformation, params: Any
-) -> tuple[jax.stages.Compiled, Any, float, float]:
-    """A compiled update, its first state, and the seconds to trace and compile it."""
+) -> tuple[jax.stages.Compiled, Any, Cost]:
+    """A compiled update, its first state, and what it costs, but for steps."""
     state = transformation.init(params)
 
     def update(params: Any, state: Any, gradients: Any) -> tuple[Any, Any]:
@@ -118,7 +147,9 @@ def compiled_update(
     traced = jax.jit(update, donate_argnums=(0, 1)).trace(params, state, params)
     traced_at = time.perf_counter()
     compiled = traced.lower().compile()
-    return compiled, state, traced_at - start, time.perf_counter() - traced_at
+    compile_ = time.perf_counter() - traced_at
+    size = equations(traced.jaxpr.jaxpr)
+    return compiled, state, Cost(traced_at - start, compile_, math.nan, size)
 
 
 def measure(
@@ -129,7 +160,7 @@ def measure(
     built = {name: compiled_update(form, params) for name, form in forms.items()}
     carried = {
         name: (jax.tree.map(jnp.copy, params), state)
-        for name, (_, state, _, _) in built.items()
+        for name, (_, state, _) in built.items()
     }
     seconds: dict[str, list[float]] = {name: [] for name in forms}
     for _ in range(steps + 5):
@@ -140,8 +171,8 @@ def measure(
             carried[name] = jax.block_until_ready(update(*carried[name], gradients))
             seconds[name].append(time.perf_counter() - start)
     return {
-        name: Cost(trace, compile_, statistics.median(seconds[name][5:]))
-        for name, (_, _, trace, compile_) in built.items()
+        name: cost._replace(step=statistics.median(seconds[name][5:]))
+        for name, (_, _, cost) in built.items()
     }
 
 
@@ -166,8 +197,8 @@ def print_row(size: str, optimizer: str, form: str, phases: dict[str, Any]) -> N
     """One line of the printed table."""
     cells = [
         f"{p['ratio']:5.2f}× ({p['ratio_min']:.2f}–{p['ratio_max']:.2f})"
-        f" {p['seconds'] * 1e3:8.1f} ms"
-        for p in phases.values()
+        + ("" if phase == "equations" else f" {p['seconds'] * 1e3:8.1f} ms")
+        for phase, p in phases.items()
     ]
     print(f"{size:>12}  {optimizer:<12}  {form:<9}  " + "  ".join(cells), flush=True)
 
@@ -204,14 +235,25 @@ def main() -> None:
     parser.add_argument("--steps", type=natural, default=50, help="timed steps a round")
     parser.add_argument("--partition-up-to", type=int, default=500, metavar="LAYERS")
     parser.add_argument("--profile", type=natural, metavar="LAYERS")
+    parser.add_argument("--unfreezing", type=natural, nargs="+", metavar="LAYERS")
     parser.add_argument("--json", type=pathlib.Path, help="write the record here")
     options = parser.parse_args()
     if options.profile:
         return profile(options.profile, options.rounds, options.steps)
     record: dict[str, Any] = {"environment": environment(), "results": []}
     print(record["environment"])
-    header = "ratio to alone (range) and median of trace, compile, step"
+    header = "ratio to alone (range) and median of trace, compile, step; equations"
     print(f"{'layers':>12}  {'optimizer':<12}  {'form':<9}  {header}")
+    for num_layers in options.unfreezing or []:
+        params = make_params(num_layers, False)
+        forms = unfreezing_forms(make_layers(params, False))
+        for form, phases in compare(
+            forms, params, options.rounds, options.steps
+        ).items():
+            print_row(str(num_layers), "adam", form, phases)
+            record["results"].append({"layers": num_layers, "form": form, **phases})
+    if options.unfreezing:
+        return write(options.json, record)
     sizes = [(n, False) for n in options.layers] + [(n, True) for n in options.stacked]
     for num_layers, stacked in sizes:
         params = make_params(num_layers, stacked)

@@ -13,8 +13,7 @@ python -m experiments preview POLICY [PRESET] [--FIELD VALUE …]
     Draw what a policy will do to each layer, without training.
 python -m experiments report FOLDER [FOLDER …] [--out FOLDER]
     Make plots, tables and report.html again from the records of a study, in its
-    folder or in --out; of several studies, in the folder of each, and a joined.html
-    in the first or in --out.
+    folder or in --out; of several studies a joined.html too.
 python -m experiments policies [NAME …]
     What each policy does, where it comes from and what is expected of it.
 
@@ -164,8 +163,8 @@ class Report:
     folders: tyro.conf.Positional[tuple[Path, ...]]
     """Of studies."""
     out: Path | None = None
-    """Where the report of one study is made, or the joined one of several; None for the
-    first folder."""
+    """Where all is written, of several studies in a folder for each; None for the
+    folders of the studies themselves."""
 
 
 def _report(arguments: Sequence[str]) -> int:
@@ -185,7 +184,8 @@ def _report(arguments: Sequence[str]) -> int:
             print(report.build(recorded[0], out))
             return 0
         for study in recorded:
-            print(report.build(study))
+            place = out / study.config["name"] if asked.out else study.folder
+            print(report.build(study, place))
         print(report.join(recorded, out))
     return 0
 

@@ -20,8 +20,9 @@ from speedrun_images import Images, draw, seen, views
 from speedrun_program import Fast, Program, Told, pulled
 
 import optax_llr
-from experiments.data.cifar import CIFAR10, DataError
+from experiments.data.cifar import DataError
 from experiments.data.dataset import read_sample
+from experiments.data.variants import CIFAR10
 from experiments.report import figures
 from optax_llr.layers._paths import leaves_by_path
 

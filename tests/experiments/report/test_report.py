@@ -682,17 +682,23 @@ def test_a_folder_that_may_only_be_read_is_reported_elsewhere(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_joins_several_folders_and_refuses_out_for_one(tmp_path, capsys):
+def test_the_command_joins_several_folders_and_leaves_them_alone_with_out(
+    tmp_path, capsys
+):
     about = written.CONFIG | {"name": "other"}
     a = written.study(tmp_path / "a", [written.TRAIN, written.END])
     b = written.study(tmp_path / "b", [written.TRAIN, written.END], about)
-    out = str(tmp_path / "out")
-    assert command.main(["report", str(a), "--out", out]) == command.REFUSED
-    assert "several folders" in capsys.readouterr().err
-    assert command.main(["report", str(a), str(b), "--out", out]) == 0
-    made = [a / "report.html", b / "report.html", tmp_path / "out" / "joined.html"]
+    out = tmp_path / "out"
+    before = {path for folder in (a, b) for path in folder.rglob("*")}
+    assert command.main(["report", str(a), str(b), "--out", str(out)]) == 0
+    pages = [f"{about['name']}/report.html" for about in (written.CONFIG, about)]
+    made = [out / page for page in (*pages, "joined.html")]
     assert capsys.readouterr().out.split() == [str(path) for path in made]
     assert all(path.exists() for path in made)
+    assert {path for folder in (a, b) for path in folder.rglob("*")} == before
+    assert command.main(["report", str(a), str(b)]) == 0
+    made = [a / "report.html", b / "report.html", a / "joined.html"]
+    assert capsys.readouterr().out.split() == [str(path) for path in made]
 
 
 def noisy_run(policy, seed, layers, steps=12_800):
