@@ -36,8 +36,7 @@ def study(config: Config) -> Path:
 
     from . import runner
 
-    config, dataset = runner.prepared(config)
-    runner.run(config, dataset, ["python", *sys.argv])
+    runner.study(config, ["python", *sys.argv])
     return config.out / config.name
 
 

@@ -15,7 +15,8 @@ python -m experiments report FOLDER [FOLDER …] [--out FOLDER]
     Make plots, tables and report.html again from the records of a study, in its
     folder or in --out; of several studies a joined.html too.
 python -m experiments policies [NAME …]
-    What each policy does, where it comes from and what is expected of it.
+    What each policy does; of those named also where it comes from, its numbers
+    and what is expected of it.
 
 PRESET is demo (the default), cifar10-shallow, cifar10-measured,
 cifar10-resnet20, or a file ending in .json with fields of a configuration.
@@ -35,6 +36,7 @@ from .config import files
 from .config.config import PRESETS, Config
 from .search import find, search
 from .terminal import display, signals
+from .terminal.advice import advised
 
 Asked = TypeVar("Asked", Config, search.Search, find.Find)
 
@@ -74,32 +76,31 @@ def main(arguments: Sequence[str]) -> int:
 def _study(arguments: Sequence[str]) -> int:
     config = _parse("study", arguments, lambda config: config)
     from . import runner
-    from .training import hosts
 
-    if config.distributed:
-        hosts.join()
-    config, dataset = runner.prepared(config)
-    if not hosts.lead():
-        return runner.follow(config, dataset)
-    return runner.run(config, dataset, _command("study", arguments))
+    return runner.study(config, _command("study", arguments))
 
 
 def _tune(arguments: Sequence[str]) -> int:
     asked = _parse("tune", arguments, search.Search)
+    asked.check()
     from . import runner
+    from .policies.chosen import with_controls
     from .search import tune
 
-    config, dataset = runner.prepared(asked.config)
+    config, joined = with_controls(asked.config)
+    dataset = runner.prepared(config)
+    runner.say_joined(joined)
     asked = dataclasses.replace(asked, config=config)
     return tune.run(asked, dataset, _command("tune", arguments))
 
 
 def _find(arguments: Sequence[str]) -> int:
     asked = _parse("find", arguments, find.Find)
+    asked.check()
     from . import runner
     from .search import finding
 
-    _, dataset = runner.prepared(asked.config)
+    dataset = runner.prepared(asked.config)
     return finding.run(asked, dataset, _command("find", arguments))
 
 
@@ -125,7 +126,8 @@ def _parse(
     named = bool(arguments) and not arguments[0].startswith("-")
     preset, *fields = arguments if named else ("demo", *arguments)
     if preset.endswith(".json"):
-        config = files.read(Path(preset))
+        with advised(Path(preset), "PRESET"):
+            config = files.read(Path(preset))
     elif preset in PRESETS:
         config = PRESETS[preset]
     else:
@@ -171,15 +173,15 @@ def _report(arguments: Sequence[str]) -> int:
     asked = _asked(Report, "report", arguments)
     from .records import records
     from .report import report
-    from .terminal.advice import advised
 
     if not asked.folders:
         raise ValueError("report: expected the folder of a study, or several")
     out = asked.out or asked.folders[0]
     with advised(out, "FOLDER or --out"):
         recorded = [records.read(folder) for folder in asked.folders]
-        for line in (line for study in recorded for line in study.assumed):
-            print(line, file=sys.stderr)
+        for study in recorded:
+            for line in study.assumed:
+                print(line, file=sys.stderr)
         if len(recorded) == 1:
             print(report.build(recorded[0], out))
             return 0
@@ -200,13 +202,12 @@ class Policies:
 
 def _policies(arguments: Sequence[str]) -> int:
     asked = _asked(Policies, "policies", arguments)
-    import rich.console
     import rich.table
 
     from .policies.catalogue import POLICIES
     from .policies.chosen import named
 
-    console = rich.console.Console(highlight=False, markup=False)
+    console = display.console()
     if not asked.names:
         shown = rich.table.Table("policy", "what it does", box=None, pad_edge=False)
         for policy in POLICIES.values():
@@ -215,12 +216,15 @@ def _policies(arguments: Sequence[str]) -> int:
         console.print("\npython -m experiments policies NAME says all of one.")
     for policy in map(named, asked.names):
         told = rich.table.Table("", policy.name, box=None, pad_edge=False)
-        numbers = ", ".join(["rate", *map(str, policy.numbers(1.0)[1:])])
-        told.add_row("does", policy.summary)
-        told.add_row("numbers", numbers)
-        told.add_row("expected", policy.expectation)
-        told.add_row("control", policy.control)
-        told.add_row("source", policy.source)
+        for title, text in {
+            "does": policy.summary,
+            "numbers": ", ".join(["rate", *map(str, policy.numbers(1.0)[1:])]),
+            "expected": policy.expectation,
+            "control": policy.control,
+            "source": policy.source,
+        }.items():
+            if text:
+                told.add_row(title, text)
         console.print(told)
     return 0
 

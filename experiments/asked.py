@@ -26,7 +26,7 @@ def asked(config: Config) -> dict[str, Any]:
         }
         for name, policy in configured(config).items()
     }
-    files = {name: own.sha256(path) for name, path in config.own_files().items()}
+    files = {name: own.sha256(path) for name, path in own.files(config.own).items()}
     return config.record() | {
         "policies": policies,
         "files": files,
@@ -43,17 +43,27 @@ def add_what_is_known(
         "level": layers.level,
         "members": layers.members,
     }
+    computes = computed(config, layers)
+    for name, about in asked["policies"].items():
+        about["computes"] = computes[name]
+
+
+def computed(config: Config, layers: optax_llr.Layers) -> dict[str, dict[str, Any]]:
+    """What the policies compute, by their names."""
     of_updates = functools.cache(functools.partial(updates, config))
+    found: dict[str, dict[str, Any]] = {}
     for name, policy in configured(config).items():
         tables = policy_tables(policy, config, layers)
-        asked["policies"][name]["computes"] = {
-            **moments(tables.rate, tables.multipliers),
-            "updates": of_updates(policy.layering),
-        }
+        found[name] = {**moments(tables.rate, tables.multipliers)}
+        if not own.is_own(config.optimizer):  # which may want a model of its own kind
+            found[name]["updates"] = of_updates(policy.layering)
+    return found
 
 
 def keep_files(config: Config, folder: Path) -> None:
     """Copies of the files of all that is the user's."""
-    for name, path in config.own_files().items():
-        (folder / "files").mkdir(exist_ok=True)
-        shutil.copyfile(path, folder / "files" / name)
+    for name, path in own.files((*config.own, config.logger)).items():
+        kept = folder / "files" / name
+        kept.parent.mkdir(exist_ok=True)
+        if path != kept.resolve():
+            shutil.copyfile(path, kept)

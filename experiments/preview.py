@@ -13,12 +13,13 @@ from matplotlib.axes import Axes
 
 from optax_llr import Layers, Phase
 
-from .config.config import Config
+from .config.config import Config, check_sizes
 from .config.own import label
 from .policies.chosen import configured
 from .policies.optimizers import rotating, scheduled
 from .policies.policy import Policy
 from .report import figures, layer_figures
+from .terminal.advice import advised
 from .terminal.display import bar, evenly, known
 from .training.compiling import policy_phases, policy_tables
 from .training.program import Tables, abstract
@@ -50,13 +51,15 @@ def run(config: Config) -> int:
             own, or it freezes all layers at once.
         OSError: the figure cannot be written.
     """
+    check_sizes(config)
     (policy,) = configured(config).values()
     shown = foresee(policy, config)
     model = label(config.model)
     name = f"preview-{policy.name}-{model.replace('.py:', '-')}.png"
     path = config.out / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draw(shown, path)
+    with advised(path.parent, "--out"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draw(shown, path)
     layers, total = len(shown.layers), config.total_steps
     print(f"{policy.name} on {model}: {layers} layers, {total:,} steps\n")
     width, height = shutil.get_terminal_size()
@@ -75,7 +78,7 @@ def foresee(policy: Policy, config: Config) -> Preview:
         raise ValueError(
             f"preview: the multipliers of {policy.name!r} are measured while it "
             "trains, and not known before; `python -m experiments study --policies "
-            f"{policy.name} --seeds 1` records and draws them"
+            f"{label(config.policies[0])} --seeds 1` records and draws them"
         )
     sizes = config.sizes
     layers = abstract(config, sizes.classes, sizes.shape).layers

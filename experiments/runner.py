@@ -30,7 +30,7 @@ from .training.trainer import Member, Trainer
 
 
 class AnyTrainer(Protocol):
-    """What a study asks of `train.Trainer`."""
+    """What a study asks of `trainer.Trainer`."""
 
     layers: optax_llr.Layers
 
@@ -55,21 +55,42 @@ class AnyTrainer(Protocol):
         ...
 
 
-def prepared(config: Config) -> tuple[Config, Dataset]:
-    """What must be known before anything is compiled.
+def study(config: Config, command: Sequence[str]) -> int:
+    """Runs a study, in one process or in several that are given the same.
+
+    Args:
+        config: what is compared; controls that it lacks join.
+        command: the command line as the user typed it.
 
     Returns:
-        The configuration with the policies that its own are compared with, which is
-        said where some join; and its data.
+        An exit status, as `run` and `follow`.
+
+    Raises:
+        DataError: the data are missing or damaged.
+        ValueError: something does not go together, the folder holds another study, or
+            another process is at work there.
+        OSError: the folder cannot be made or written.
+    """
+    if config.distributed:
+        hosts.join()
+    config, joined = with_controls(config)
+    dataset = prepared(config)
+    if not hosts.lead():
+        return follow(config, dataset)
+    say_joined(joined)
+    return run(config, dataset, command)
+
+
+def prepared(config: Config) -> Dataset:
+    """The data, after all that can be known to be wrong before anything is compiled.
 
     Raises:
         DataError: the data are missing or damaged.
         ValueError: something does not go together.
     """
-    config.own_files()  # which refuses what the record could not keep
-    config, joined = with_controls(config)
-    if joined:
-        print(f"joined, to be compared with: {', '.join(joined)}")
+    for value in filter(own.is_own, (*config.own, config.logger)):
+        own.resolve(value)
+    own.files((*config.own, config.logger))  # which refuses what cannot be kept
     configured(config)
     dataset = load(
         config.data,
@@ -81,7 +102,14 @@ def prepared(config: Config) -> tuple[Config, Dataset]:
     check_sizes(config)
     signals.check()
     use_compilation_cache()
-    return config, dataset
+    return dataset
+
+
+def say_joined(policies: Sequence[str]) -> None:
+    """Names the policies that joined because others are compared with them."""
+    if policies:
+        text = f"joined, to be compared with: {', '.join(policies)}"
+        display.console().print(text, soft_wrap=True)
 
 
 def run(
@@ -124,6 +152,8 @@ def run(
             else:
                 trainer = make_trainer(config, dataset)
                 signals.check()
+                for policy in configured(config).values():
+                    trainer.like(policy)  # what cannot be made leaves no folder
                 session = environment(command, dataset.checksum)
                 add_what_is_known(config, trainer.layers, told)
                 for line in run_directory.begin(folder, told)[len(assumed) :]:

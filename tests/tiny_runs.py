@@ -8,6 +8,7 @@ from flax import nnx
 
 from experiments.config.config import Config
 from experiments.data import dataset as data
+from experiments.models.parts import Parts
 from experiments.policies.policy import Policy
 
 # Sums are taken in another order. With a last bit of the initial weights changed at
@@ -40,6 +41,11 @@ class SmoothCNN(nnx.Module):
         x = nnx.gelu(self.norm3(self.conv3(x)))
         x = nnx.gelu(self.hidden(x.reshape(len(x), -1)))
         return self.head(x).astype(jnp.float32)
+
+
+def smooth(num_classes, rngs):
+    """The same as a model of one's own, for other processes."""
+    return SmoothCNN(num_classes, Parts(rngs, jnp.float32, "none"))
 
 
 def dataset(config=CONFIG):

@@ -9,7 +9,8 @@ class Logger:
     def __init__(self, folder, step, layers):
         config = json.loads((folder / "config.json").read_text())
         about = {"project": config["name"], "name": folder.name, "config": config}
-        self.run = wandb.init(mode="offline", dir=folder, **about)
+        # Of several runs at once each has its own.
+        self.run = wandb.init(mode="offline", dir=folder, reinit="create_new", **about)
 
     def write(self, event):
         numbers = {k: v for k, v in event.items() if isinstance(v, float)}

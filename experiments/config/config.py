@@ -231,14 +231,11 @@ class Config:
         """The seeds of the runs of each policy."""
         return tuple(range(self.seeds)) if isinstance(self.seeds, int) else self.seeds
 
-    def own_files(self) -> dict[str, Path]:
-        """The files of all that is one's own, by their names.
-
-        Raises:
-            ValueError: two have one name, or an object stands in none.
-        """
-        named = (self.model, self.data, self.optimizer, self.logger)
-        return own.files((*named, *self.policies))
+    @property
+    def own(self) -> tuple[Any, ...]:
+        """All that is one's own and counts in what a study finds out."""
+        asked = (self.model, self.data, self.optimizer, *self.policies)
+        return tuple(filter(own.is_own, asked))
 
     def record(self) -> dict[str, Any]:
         """What records hold of it: names in place of objects, and all seeds."""

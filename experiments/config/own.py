@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, cast
 
 import numpy as np
 import pydantic
@@ -21,6 +21,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 REFERENCE = re.compile(r"(.+\.py):([^\W\d]\w*)")
 METAVAR = "FILE.py:NAME"
+OURS = Path(__file__).resolve().parents[1]
 
 
 Own = Annotated[
@@ -47,7 +48,9 @@ def is_own(value: Any) -> bool:
 def label(value: Any) -> str:
     """What a value is called in records: a name as it is, else FILE.py:NAME."""
     if isinstance(value, str):
-        return f"{Path(value).name}" if is_own(value) else value
+        return Path(value).name if is_own(value) else value
+    if hasattr(value, "multipliers"):  # a policy
+        return value.name
     return f"{source_file(value).name}:{_name(value)}"
 
 
@@ -81,17 +84,14 @@ def source_file(value: Any) -> Path:
     """
     if isinstance(value, str) and (found := REFERENCE.fullmatch(value)):
         return Path(found[1])
-    # A policy stands where its multipliers do.
-    made_by: Any = getattr(value, "multipliers", value)
-    made_by = getattr(made_by, "make", made_by)
     try:
-        path = Path(inspect.getsourcefile(made_by) or "")
+        path = Path(inspect.getsourcefile(cast(Any, value)) or "")
     except TypeError:
         path = Path()
     if not path.is_file():
         raise ValueError(
             f"expected a function or class that stands in a file, which the record "
-            f"keeps; got {value!r}"
+            f"keeps; got {value!r:.200}"
         )
     return path
 
@@ -104,12 +104,20 @@ def files(values: Iterable[Any]) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for value in filter(is_own, values):
-        path = source_file(value).resolve()
-        if found.setdefault(path.name, path) != path:
-            raise ValueError(
-                f"two files are called {path.name!r}, {str(found[path.name])!r} and "
-                f"{str(path)!r}: the record keeps both, so rename one"
-            )
+        if hasattr(value, "multipliers"):  # a policy, of which what it computes counts
+            parts = (value.multipliers, value.layering)
+            made_by = [getattr(part, "make", part) for part in parts]
+        else:
+            made_by = [value]
+        for part in made_by:
+            path = source_file(part).resolve()
+            if OURS in path.parents:
+                continue
+            if found.setdefault(path.name, path) != path:
+                raise ValueError(
+                    f"two files are called {path.name!r}, {str(found[path.name])!r} "
+                    f"and {str(path)!r}: the record keeps both, so rename one"
+                )
     return found
 
 
@@ -140,7 +148,13 @@ def arrays(value: Any) -> Arrays:
     Raises:
         ValueError: it returns something else.
     """
-    given, wanted = resolve(value)(), "((images, labels), (images, labels))"
+    wanted = "((images, labels), (images, labels))"
+    try:
+        given = resolve(value)()
+    except OSError as error:
+        raise ValueError(
+            f"data: {label(value)} cannot read its files: {error}"
+        ) from error
     try:
         (train_images, train_labels), (test_images, test_labels) = given
     except (TypeError, ValueError):
@@ -151,6 +165,11 @@ def arrays(value: Any) -> Arrays:
     found = Arrays(*map(np.asarray, given))
     for part, (images, labels) in {"train": found[:2], "test": found[2:]}.items():
         _check_arrays(f"data: {label(value)}, {part}", images, labels)
+    if found.train_labels.max() < 1:
+        raise ValueError(
+            f"data: {label(value)}: expected two classes or more, with labels from 0 "
+            "up; got label 0 alone"
+        )
     if found.train_images.shape[1:] != found.test_images.shape[1:]:
         raise ValueError(
             f"data: {label(value)}: images to train on are "
@@ -201,4 +220,4 @@ def module(path: Path) -> ModuleType:
 
 
 def _name(value: Any) -> str:
-    return getattr(value, "__name__", None) or getattr(value, "name", repr(value))
+    return getattr(value, "__name__", type(value).__name__)

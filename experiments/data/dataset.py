@@ -36,9 +36,9 @@ class Dataset:
     """For the end of a run only."""
     classes: tuple[str, ...]
     mean: np.ndarray
-    """Of each channel, pixels in [0, 1], float32, (3,)."""
+    """Of each channel, pixels in [0, 1], float32, (channels,)."""
     std: np.ndarray
-    """Of each channel, pixels in [0, 1], float32, (3,)."""
+    """Of each channel, pixels in [0, 1], float32, (channels,)."""
     checksum: str
     """SHA-256 of all pixels and labels as they were published."""
 

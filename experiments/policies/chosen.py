@@ -36,12 +36,12 @@ def configured(config: Config) -> dict[str, Policy]:
             hint = f"; did you mean {_ranged(nearest[0], known)}?" if nearest else ""
             raise ValueError(
                 f"numbers: unknown {key!r}{hint} (expected POLICY.NUMBER; `python -m "
-                "experiments policies` lists them)"
+                "experiments policies POLICY` lists them)"
             )
         if not known[key].low <= value <= known[key].high:
             raise ValueError(f"numbers: expected {_ranged(key, known)}; got {value:g}")
         if value != known[key].value:
-            policy, number = key.split(".")
+            policy, _, number = key.rpartition(".")
             values[policy][number] = value
     found: dict[str, Policy] = {}
     for policy in asked:

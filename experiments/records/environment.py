@@ -21,7 +21,7 @@ def environment(command: Sequence[str], checksum: str) -> dict[str, Any]:
 
     Args:
         command: the command line as the user typed it.
-        checksum: of the data, as `data.Dataset` gives it.
+        checksum: of the data, as `dataset.Dataset` gives it.
     """
     devices = jax.devices()
     return {

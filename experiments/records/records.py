@@ -171,7 +171,8 @@ def _read_run(
         where = f"{str(run / 'metrics.jsonl')!r}, line {number}"
         check_event(event, where)
         if (event["policy"], event["seed"]) != (policy, seed):
-            raise ValueError(f"{where}: expected {policy}, seed {seed}, got {event}")
+            got = f"{event['policy']}, seed {event['seed']}"
+            raise ValueError(f"{where}: expected {policy}, seed {seed}; got {got}")
         for field in LAYERWISE.get(event["kind"], ()):
             if len(event[field]) != layers:
                 raise ValueError(

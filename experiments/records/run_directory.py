@@ -79,7 +79,7 @@ def check_begun(folder: Path, asked: Mapping[str, Any]) -> list[str]:
         return []
     begun, assumed = read_config(path, "study")
     before, now = (_deciding(config) for config in (begun, plain(asked)))
-    differing, unknown = _otherwise(begun["policies"], plain(asked["policies"]))
+    differing, unknown = otherwise(begun["policies"], plain(asked["policies"]))
     if unknown:
         assumed.append(
             f"what policies compute is not in {str(path)!r}, which an older version "
@@ -104,7 +104,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _otherwise(
+def otherwise(
     before: Mapping[str, Any], now: Mapping[str, Any]
 ) -> tuple[list[str], list[str]]:
     """The policies of which something else is computed, and those not known of."""

@@ -9,7 +9,7 @@ import tyro
 from pydantic import Field
 
 from ..config.checks import STRICT, checked
-from ..config.config import Config
+from ..config.config import Config, check_sizes
 
 
 @checked
@@ -32,8 +32,13 @@ class Find:
     points_per_decade: Annotated[int, Field(ge=1)] = 2
     """Multipliers to try between a power of ten and the next, from 0.01 to 100."""
 
-    @pydantic.model_validator(mode="after")
-    def _check(self) -> "Find":
+    def check(self) -> None:
+        """Refuses what cannot be done together.
+
+        Raises:
+            ValueError: in one line, with the field, what it must be, and what came.
+        """
+        check_sizes(self.config)
         steps = self.config.total_steps
         if self.warmup + self.horizon > steps:
             raise ValueError(
@@ -46,7 +51,6 @@ class Find:
                 f"{self.config.devices}"
                 f"{', distributed' if self.config.distributed else ''}"
             )
-        return self
 
     def record(self) -> dict[str, Any]:
         """What records hold of it."""

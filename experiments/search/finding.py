@@ -15,6 +15,7 @@ import optax_llr
 from optax_llr.contrib import RangeTest
 
 from ..analysis import significance
+from ..asked import keep_files
 from ..config.own import label
 from ..data.dataset import Dataset
 from ..records import run_directory
@@ -63,6 +64,7 @@ def run(asked: Find, dataset: Dataset, command: Sequence[str]) -> int:
                 f"{str(asked.folder)!r} holds a range test already; remove it, or give "
                 "this one another --name"
             )
+        keep_files(asked.config, asked.folder)
         _find(asked, dataset, command, console)
     return 0
 

@@ -30,15 +30,19 @@ class Search:
     """URL of a database that Optuna knows, such as mysql://… or postgresql://…, for
     workers on several machines; None for a file in the folder of the search."""
 
-    @pydantic.model_validator(mode="after")
-    def _check(self) -> "Search":
-        for field, wanted in (("stack", 1), ("distributed", False)):
+    def check(self) -> None:
+        """Refuses what cannot be done together.
+
+        Raises:
+            ValueError: in one line, with the field, what it must be, and what came.
+        """
+        alone = (("stack", 1), ("distributed", False), ("logger", "none"))
+        for field, wanted in alone:
             if (got := getattr(self.config, field)) != wanted:
                 raise ValueError(
                     f"{field} must be {wanted} in a search, {ONE_BY_ONE}; got {got}"
                 )
         dataclasses.replace(self.config, name=self.name)  # which refuses a long one
-        return self
 
     @property
     def folder(self) -> Path:

@@ -29,7 +29,7 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 class AnyTrainer(Protocol):
-    """What a search asks of `train.Trainer`."""
+    """What a search asks of `trainer.Trainer`."""
 
     def run(self, policy: Policy, seed: int, journal: Any) -> records.Event:
         """Trains once; writes every event, and returns the last, of kind "end"."""

@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -19,6 +20,10 @@ import sqlalchemy.exc
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+import optax_llr
+
+from ..asked import computed, keep_files
+from ..config import own
 from ..config.config import Config
 from ..data.dataset import Dataset
 from ..policies.chosen import configured
@@ -26,6 +31,7 @@ from ..records import records, run_directory
 from ..records.environment import environment
 from ..terminal import display, signals
 from ..terminal.advice import advised
+from ..training.program import abstract
 from ..training.trainer import Trainer
 from . import results as tune_results
 from .search import Search
@@ -66,6 +72,7 @@ def run(
     with advised(search.folder), warnings.catch_warnings():
         search.folder.mkdir(parents=True, exist_ok=True)
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        keep_files(search.config, search.folder)
         searches = _begin(search, environment(command, dataset.checksum), say)
         try:
             if any(policy.left for policy in searches):
@@ -91,14 +98,43 @@ def _begin(
         "search_seed": search.search_seed,
         "data_checksum": session["data_checksum"],
     }
+    asked |= {"files": {n: own.sha256(p) for n, p in _files(search.config).items()}}
+    computes = computed(search.config, _layers(search.config))
     storage, searches = _storage(search), list[PolicySearch]()
-    for policy in configured(search.config).values():
+    for name, policy in configured(search.config).items():
         searches.append(PolicySearch(search, policy, storage))
-        _check_begun(searches[-1].study, records.plain(asked), session["versions"])
+        study = searches[-1].study
+        _check_begun(study, records.plain(asked), session["versions"])
+        _check_computed(study, computes[name])
     begun = searches[0].study.user_attrs["versions"]
     if begun != session["versions"]:
         say(f"begun with versions {begun}, now {session['versions']}")
     return searches
+
+
+def _files(config: Config) -> dict[str, Path]:
+    """Those of the user's that count for every policy."""
+    return own.files((config.model, config.data, config.optimizer))
+
+
+def _layers(config: Config) -> optax_llr.Layers:
+    _, classes, shape = config.sizes
+    return abstract(config, classes, shape).layers
+
+
+def _check_computed(study: optuna.Study, computes: Mapping[str, Any]) -> None:
+    """Writes down what a policy computes; refuses to go on with another."""
+    before = study.user_attrs.get("computes", computes)
+    differing, _ = run_directory.otherwise(
+        {study.study_name: {"computes": before}},
+        {study.study_name: {"computes": computes}},
+    )
+    if differing:
+        raise ValueError(
+            f"the search {study.study_name!r} was begun with another policy of this "
+            f"name: {'; '.join(differing)}. Give another --name"
+        )
+    study.set_user_attr("computes", computes)
 
 
 def _storage(search: Search) -> BaseStorage:

@@ -228,12 +228,23 @@ def steps_per_call(most: int) -> int:
 
 
 def policy_tables(policy: Policy, config: Config, layers: Layers) -> Tables:
-    """The global rate and the multipliers of every step of a run under a policy."""
+    """The global rate and the multipliers of every step of a run under a policy.
+
+    Raises:
+        ValueError: the multipliers are of another shape, not finite or negative.
+    """
     total = config.total_steps
     rate = global_rate(
         policy.schedule or config.schedule, policy.rate or config.rate, total
     )
-    multipliers = policy.multipliers(layers, total)
+    made = policy.multipliers(layers, total)
+    multipliers = made if callable(made) else np.asarray(made)
+    owner = f"policies: the multipliers of {policy.name!r} must be"
+    shape = np.shape(multipliers(0) if callable(multipliers) else multipliers)
+    if shape != (len(layers),):
+        raise ValueError(
+            f"{owner} ({len(layers)},), one a layer, or a schedule of that; got {shape}"
+        )
 
     @jax.jit
     def evaluate(steps: jax.Array) -> Tables:
@@ -243,7 +254,14 @@ def policy_tables(policy: Policy, config: Config, layers: Layers) -> Tables:
             jnp.broadcast_to(values, (total, len(layers))).astype(jnp.float32),
         )
 
-    return jax.device_get(evaluate(jnp.arange(total)))
+    tables = jax.device_get(evaluate(jnp.arange(total)))
+    if (bad := ~((tables.multipliers >= 0) & (tables.multipliers < np.inf))).any():
+        step, layer = np.argwhere(bad)[0]
+        raise ValueError(
+            f"{owner} finite and 0 or more; got {tables.multipliers[step, layer]:g} "
+            f"for {layers.names[layer]!r} at step {step}"
+        )
+    return tables
 
 
 def policy_phases(tables: Tables, config: Config, layers: Layers) -> tuple[Phase, ...]:

@@ -312,8 +312,12 @@ class Program:
         if average is None:
             return None
         share = 1 - self._config.ema
-        # In this form what stands still is its own average, to the last bit.
-        return jax.tree.map(lambda a, w: a + share * (w - a), average, new)
+
+        def averaged(a: jax.Array, w: jax.Array) -> jax.Array:
+            # In this form what stands still is its own average, to the last bit.
+            return a + share * (w - a) if jnp.issubdtype(w.dtype, jnp.inexact) else w
+
+        return jax.tree.map(averaged, average, new)
 
     def _next_batch(
         self, state: TrainState, data: Images

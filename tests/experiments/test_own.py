@@ -157,6 +157,12 @@ LABELS = "np.arange(9)"
             "model",
             "model: my_file.py:f cannot take images of 32 × 32 × 3: ",
         ),
+        ("def f(l, t): return [1.0]", "policies", r"of 'f' must be \(5,\), one a .*1,"),
+        (
+            "def f(l, t): return np.arange(5) - 1",
+            "policies",
+            "of 'f' must be finite and 0 or more; got -1 for 'conv1' at step 0",
+        ),
         ("def f(*_): return 3", "optimizer", "must return an optax.GradientTransform"),
     ],
 )
@@ -177,6 +183,15 @@ def test_what_stands_in_no_file_is_refused():
     exec("def typed(layers, total_steps): return 1", names)
     with pytest.raises(ValueError, match="expected a function or class that stands in"):
         experiments.study(Config(policies=("uniform", names["typed"])))
+
+
+def test_a_logger_may_change_and_what_runs_from_the_kept_file_goes_on(here):
+    fields = ("--policies", "my_file.py:middle_first", "uniform", "--name", "mine")
+    short = {"epochs": 0.1, "seeds": 1, "evaluations": 1, "measurements": 0}
+    assert study(*fields, **short) == 0
+    assert study(*fields, "--logger", "my_file.py:Printer", **short) == 0
+    kept = [field.replace("my_file", "runs/mine/files/my_file") for field in fields]
+    assert study(*kept, **short) == 0
 
 
 def test_two_files_of_one_name_are_refused(tmp_path):
@@ -219,9 +234,9 @@ def numbers(name, **changes):
 )
 def test_a_policy_that_computes_something_else_is_told_apart(name, changes, found):
     before = {name: {"computes": numbers(name)}}
-    assert run_directory._otherwise(before, before) == ([], [])
+    assert run_directory.otherwise(before, before) == ([], [])
     now = {name: {"computes": numbers(name, **changes)}}
-    differing, _ = run_directory._otherwise(before, now)
+    differing, _ = run_directory.otherwise(before, now)
     assert differing == [f"the {what} of {name!r} are others" for what in found]
 
 
@@ -233,10 +248,12 @@ def test_loggers_of_the_examples_are_shown_every_event(tmp_path, logger):
     folder = tmp_path / "study" / "uniform-0"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"name": "study"}))
-    made = own.resolve(f"{path}:Logger")(folder, 0, ("a", "b"))
+    loggers = [own.resolve(f"{path}:Logger")(folder, 0, ("a", "b")) for _ in range(2)]
     for step in (1, 2):
-        made.write({"kind": "train", "step": step, "loss": 0.5 / step, "seed": 0})
-    made.close()
+        for made in loggers:  # as runs that are trained at once
+            made.write({"kind": "train", "step": step, "loss": 0.5 / step, "seed": 0})
+    for made in loggers:
+        made.close()
     left = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert any(b"train/loss" in file.read_bytes() for file in left), textwrap.dedent(
         f"nothing of the loss in {left}"

@@ -186,7 +186,7 @@ def test_a_signal_ends_it_between_two_runs(probe, monkeypatch):
 )
 def test_what_cannot_be_done_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
-        dataclasses.replace(ASKED, **fields)
+        dataclasses.replace(ASKED, **fields).check()
 
 
 class Bowl:

@@ -438,7 +438,7 @@ def test_other_versions_are_said(tmp_path, capsys, monkeypatch):
 )
 def test_a_bad_search_is_refused_in_one_line(tmp_path, asked, said):
     with pytest.raises(ValueError, match=said) as refused:
-        searched(tmp_path, **asked)
+        searched(tmp_path, **asked).check()
     assert "\n" not in str(refused.value)
 
 

@@ -31,8 +31,10 @@ CONFIG = Config(
     batch_size=80,
     evaluations=2,
     measurements=2,
+    model=f"{ROOT / 'tests' / 'tiny_runs.py'}:smooth",
 )
 FIELDS = (
+    *("--model", str(CONFIG.model)),
     *("--policies", *CONFIG.policies, "--seeds", "1", "--epochs", "1"),
     *("--batch-size", "80", "--evaluations", "2", "--measurements", "2"),
     *("--checkpoint-seconds", "0.2"),
@@ -127,7 +129,7 @@ def undisturbed(tmp_path_factory):
 def test_two_processes_find_what_one_device_finds_and_one_records(undisturbed):
     folder = undisturbed / "demo"
     assert {p.name for p in folder.iterdir() if p.is_dir()} == {
-        *("uniform-0", "early-first-0", "plots"),
+        *("uniform-0", "early-first-0", "plots", "files"),
     }
     (session,) = records.read_json(folder / "env.json", "environment")["sessions"]
     assert session["device"]["count"] == 8
