@@ -49,6 +49,8 @@ def draw_curves(
         low, high = known.min(axis=0), known.max(axis=0)
         mean = known.mean(axis=0)
         lines += axes.plot(steps, mean, color=colour, ls=dash, label=name)
+        if len(steps) == 1:  # of which there is no line to be seen
+            lines[-1].set_marker("o")
         band = axes.fill_between(steps, low, high, color=colour, alpha=0.15, lw=0)
         shown: list[Artist] = [lines[-1], band]
         for seed in values[np.isnan(values[:, -1]) & np.isfinite(values).any(axis=1)]:

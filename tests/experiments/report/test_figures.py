@@ -52,6 +52,14 @@ def test_realised_rates_break_off_where_a_layer_is_frozen():
     np.testing.assert_array_equal(axes.get_lines()[2].get_ydata(), [np.nan, 0.03])
 
 
+@pytest.mark.parametrize(("points", "marker"), [(1, "o"), (2, "None")])
+def test_a_curve_of_one_point_is_a_mark(points, marker):
+    curves = {"uniform": (STEPS[:points], np.ones((1, points)))}
+    (line,) = axes_of(draw_curves, curves, "title", "quantity").get_lines()
+    assert line.get_marker() == marker
+    assert line.get_linestyle() == "-"
+
+
 def test_rates_that_are_all_zero_can_be_drawn():
     zeros = np.zeros((2, 3))
     drawn = figures.figure(
