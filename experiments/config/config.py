@@ -352,7 +352,7 @@ _SHALLOW = Config(
     marks=(0.5, 0.6, 0.65, 0.7, 0.75),
 )
 PRESETS = {
-    "demo": Config(measurements=20),
+    "demo": Config(epochs=12, measurements=20),
     "cifar10-shallow": _SHALLOW,
     "cifar10-measured": dataclasses.replace(
         _SHALLOW, name="cifar10-measured", policies=("uniform", *MEASURED)
