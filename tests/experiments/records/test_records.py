@@ -138,7 +138,7 @@ def test_a_report_is_made_of_what_is_left_and_says_what_is_not(run, name):
         (TRAIN | {"loss": "low"}, "'loss': 'low' is not of type 'number', 'null'"),
         (TRAIN | {"multipliers": [1.0]}, "multipliers: expected 2 numbers, .*; got 1"),
         (TRAIN | {"multipliers": [1.0, "x"]}, "'multipliers', 1: 'x' is not of type"),
-        (TRAIN | {"policy": "other"}, "expected uniform, seed 0, got"),
+        (TRAIN | {"policy": "other"}, "expected uniform, seed 0; got"),
         (END | {"kind": "validation"}, "'loss' is a required property"),
         (END | {"status": "done"}, "'status': 'done' is not one of"),
         (END | {"test_accuracy": {}}, "'test_accuracy': {} is not of type"),
