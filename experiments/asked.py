@@ -26,10 +26,9 @@ def asked(config: Config) -> dict[str, Any]:
         }
         for name, policy in configured(config).items()
     }
-    files = {name: own.sha256(path) for name, path in own.files(config.own).items()}
     return config.record() | {
         "policies": policies,
-        "files": files,
+        "files": own.hashes(config.own),
         "total_steps": config.total_steps,
     }
 

@@ -121,9 +121,12 @@ def files(values: Iterable[Any]) -> dict[str, Path]:
     return found
 
 
-def sha256(path: Path) -> str:
-    """Of the content of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def hashes(values: Iterable[Any]) -> dict[str, str]:
+    """SHA-256 of the content of those files, by their names."""
+    return {
+        name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for name, path in files(values).items()
+    }
 
 
 class Arrays(NamedTuple):

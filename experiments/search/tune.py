@@ -12,7 +12,6 @@ import dataclasses
 import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -72,8 +71,8 @@ def run(
     with advised(search.folder), warnings.catch_warnings():
         search.folder.mkdir(parents=True, exist_ok=True)
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        keep_files(search.config, search.folder)
         searches = _begin(search, environment(command, dataset.checksum), say)
+        keep_files(search.config, search.folder)
         try:
             if any(policy.left for policy in searches):
                 # The trainer scores, at the end, what it is told are test images.
@@ -98,8 +97,9 @@ def _begin(
         "search_seed": search.search_seed,
         "data_checksum": session["data_checksum"],
     }
-    asked |= {"files": {n: own.sha256(p) for n, p in _files(search.config).items()}}
-    computes = computed(search.config, _layers(search.config))
+    config = search.config
+    asked |= {"files": own.hashes((config.model, config.data, config.optimizer))}
+    computes = computed(config, _layers(config))
     storage, searches = _storage(search), list[PolicySearch]()
     for name, policy in configured(search.config).items():
         searches.append(PolicySearch(search, policy, storage))
@@ -110,11 +110,6 @@ def _begin(
     if begun != session["versions"]:
         say(f"begun with versions {begun}, now {session['versions']}")
     return searches
-
-
-def _files(config: Config) -> dict[str, Path]:
-    """Those of the user's that count for every policy."""
-    return own.files((config.model, config.data, config.optimizer))
 
 
 def _layers(config: Config) -> optax_llr.Layers:
