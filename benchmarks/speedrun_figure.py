@@ -10,20 +10,17 @@ import json
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+import altair as alt
 import numpy as np
-from matplotlib.axes import Axes
 from tables import chosen
 
-from experiments.report import figures, policy_figures
-from experiments.report.figures import Panel
-from experiments.report.policy_figures import Curve
+from experiments.report import charts
+from experiments.report.charts import Curve
 
-DOTS_PER_INCH = 110
 Record = dict[str, Any]
 
 
@@ -39,56 +36,34 @@ def curves_of(record: Record) -> dict[str, Curve]:
     return found
 
 
-def panels(record: Record) -> list[Panel]:
+def chart(record: Record) -> alt.TopLevelMixin:
     """Accuracy over steps, and what differs from the control then and at the end."""
     curves = curves_of(record)
-    pens, control = figures.pens_for(curves), next(iter(curves))
+    pens, control = charts.pens_for(curves), next(iter(curves))
     _, theirs = curves[control]
     others = {
         policy: (steps, ours - theirs)
         for policy, (steps, ours) in curves.items()
         if policy != control
     }
-    accuracy = "test accuracy, %"
-    alone = keyed(curves=curves, title=accuracy, quantity=accuracy)
-    if not others:
-        return [alone]
-    last = {policy: ours[:, -1].tolist() for policy, (_, ours) in others.items()}
-    return [
-        alone,
-        keyed(
-            curves=others,
-            title=f"paired differences to {control}",
-            quantity="points of test accuracy",
-            pens=pens,
-        ),
-        partial(
-            policy_figures.draw_differences,
-            pairs=last,
-            intervals=_intervals(record["summary"], control),
-            title="after the last step",
-            pens=pens,
-            labels={},
-        ),
-    ]
-
-
-def keyed(**drawn: Any) -> Panel:
-    """Curves with their legend, however many they are."""
-
-    def draw(axes: Axes) -> None:
-        policy_figures.draw_curves(axes, **drawn)
-        axes.legend(fontsize=7)
-
-    return draw
+    found = [charts.curves(curves, "test accuracy, %", pens=pens)]
+    if others:
+        quantity = f"points of test accuracy by {control}"
+        last = {policy: ours[:, -1].tolist() for policy, (_, ours) in others.items()}
+        intervals = _intervals(record["summary"], control)
+        controls = dict.fromkeys(last, control)
+        found += [
+            charts.curves(others, quantity, pens=pens),
+            charts.differences(last, intervals, pens, controls, "final test accuracy"),
+        ]
+    return alt.hconcat(*found)
 
 
 def draw(path: pathlib.Path) -> pathlib.Path:
     """Draws a record into a PNG beside it; where that is."""
     record = json.loads(path.read_text(encoding="utf-8"))
     drawn = path.with_suffix(".png")
-    page = figures.figure(*panels(record))
-    page.savefig(drawn, dpi=DOTS_PER_INCH, facecolor="white")
+    charts.save(chart(record), drawn)
     return drawn
 
 

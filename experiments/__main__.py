@@ -12,7 +12,7 @@ python -m experiments find [PRESET] [--horizon K] [--FIELD VALUE …]
 python -m experiments preview POLICY [PRESET] [--FIELD VALUE …]
     Draw what a policy will do to each layer, without training.
 python -m experiments report FOLDER [FOLDER …] [--out FOLDER]
-    Make plots, tables and report.html again from the records of a study, in its
+    Make tables and report.html again from the records of a study, in its
     folder or in --out; of several studies a joined.html too.
 python -m experiments policies [NAME …]
     What each policy does; of those named also where it comes from, its numbers
@@ -28,7 +28,7 @@ import importlib.metadata
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import tyro
 
@@ -160,13 +160,15 @@ def _command(command: str, arguments: Sequence[str]) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Makes plots, tables and report.html of studies again from their records."""
+    """Makes tables and report.html of studies again from their records."""
 
     folders: tyro.conf.Positional[tuple[Path, ...]]
     """Of studies."""
     out: Path | None = None
     """Where all is written, of several studies in a folder for each; None for the
     folders of the studies themselves."""
+    figures: Literal["none", "pdf", "png", "svg"] = "none"
+    """Also writes a file for each figure into figures/, for a paper."""
 
 
 def _report(arguments: Sequence[str]) -> int:
@@ -183,11 +185,11 @@ def _report(arguments: Sequence[str]) -> int:
             for line in study.assumed:
                 print(line, file=sys.stderr)
         if len(recorded) == 1:
-            print(report.build(recorded[0], out))
+            print(report.build(recorded[0], out, asked.figures))
             return 0
         for study in recorded:
             place = out / study.config["name"] if asked.out else study.folder
-            print(report.build(study, place))
+            print(report.build(study, place, asked.figures))
         print(report.join(recorded, out))
     return 0
 

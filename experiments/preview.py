@@ -3,13 +3,10 @@
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
-from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
+import altair as alt
 import numpy as np
-from matplotlib.axes import Axes
 
 from optax_llr import Layers, Phase
 
@@ -18,13 +15,12 @@ from .config.own import label
 from .policies.chosen import configured
 from .policies.optimizers import rotating, scheduled
 from .policies.policy import Policy
-from .report import figures, layer_figures
+from .report import charts
 from .terminal.advice import advised
 from .terminal.display import bar, evenly, known
 from .training.compiling import policy_phases, policy_tables
 from .training.program import Tables, abstract
 
-DPI = 130
 AROUND = 8
 """Lines of the terminal beside those of layers and phases, the next prompt included."""
 
@@ -59,7 +55,7 @@ def run(config: Config) -> int:
     path = config.out / name
     with advised(path.parent, "--out"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        draw(shown, path)
+        charts.save(chart(shown), path)
     layers, total = len(shown.layers), config.total_steps
     print(f"{policy.name} on {model}: {layers} layers, {total:,} steps\n")
     width, height = shutil.get_terminal_size()
@@ -86,32 +82,15 @@ def foresee(policy: Policy, config: Config) -> Preview:
     return Preview(layers, tables, policy_phases(tables, config, layers))
 
 
-def draw(shown: Preview, path: Path) -> None:
-    """Writes the heat map of the multipliers beside the realised rates, as PNG."""
+def chart(shown: Preview) -> alt.TopLevelMixin:
+    """The multipliers beside the rates that come of them."""
     names, multipliers = shown.layers.names, np.asarray(shown.tables.multipliers)
-    taken = figures.thinned(len(multipliers))
-    drawn = multipliers[taken]
-    rates = np.asarray(shown.tables.rate)[taken, None] * drawn
-    steps = taken + 1  # done, once a row of the tables was used
-    page = figures.figure(
-        partial(_multipliers, shown.phases, steps, drawn, names),
-        partial(layer_figures.draw_rates, steps=steps, values=rates, names=names),
-    )
-    figures.save(page, path, dpi=DPI, facecolor="white")
-
-
-def _multipliers(
-    phases: Sequence[Phase],
-    steps: np.ndarray,
-    values: np.ndarray,
-    names: Sequence[str],
-    axes: Axes,
-) -> None:
-    layer_figures.draw_multipliers(axes, steps, values, names)
-    for phase in phases[1:]:
-        axes.axvline(phase.start, color=figures.INK, linewidth=0.8, linestyle=":")
-    if len(phases) > 1:
-        axes.set_xlabel("optimizer steps; dotted: another phase")
+    steps = np.arange(1, len(multipliers) + 1)
+    rates = np.asarray(shown.tables.rate)[:, None] * multipliers
+    return alt.hconcat(
+        charts.multipliers(steps, multipliers, names),
+        charts.layer_values(steps, rates, names, "per-layer learning rate", "log"),
+    ).resolve_scale(color="independent")
 
 
 def text(shown: Preview, width: int, height: int, encoding: str | None) -> str:

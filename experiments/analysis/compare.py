@@ -151,8 +151,8 @@ def mean_accuracy(run: Run) -> float | None:
 
 
 QUESTIONS = {
-    "accuracy": Question("test accuracy after the last step", final_accuracy),
-    "speed": Question("mean validation accuracy over the run", mean_accuracy),
+    "accuracy": Question("test accuracy", final_accuracy),
+    "speed": Question("learning-curve area", mean_accuracy),
 }
 
 

@@ -11,6 +11,7 @@ from .significance import CONFIDENCE, Difference
 FEWEST_FOR_EVIDENCE = 5
 SAME = {"versions": "set of versions", "commit": "commit", "device": "device"}
 OPEN = "open"
+MOST_NAMED = 4  # policies in a sentence
 SAME_WITHIN = 0.005  # half a percentage point
 REGIONS = {
     "higher": (0.0, math.inf),
@@ -45,7 +46,8 @@ def caveats(
     if ended < planned:
         found.append(f"only {ended} of {planned} runs came to their end")
     if fewest < FEWEST_FOR_EVIDENCE:
-        found.append(f"n = {fewest} runs a policy, fewer than {FEWEST_FOR_EVIDENCE}")
+        seeds = f"{fewest} seed{'s' * (fewest != 1)}"
+        found.append(f"{seeds}, fewer than {FEWEST_FOR_EVIDENCE}")
     if source == "sample":
         found.append("trained on the small bundled sample, not on the whole data set")
     found += [
@@ -98,6 +100,55 @@ def verdict(
     if difference.p_holm > 1 - CONFIDENCE:
         return "undecided"
     return "higher" if difference.mean > 0 else "lower"
+
+
+def result(rows: Sequence[Row], demonstration: bool) -> str:
+    """What came out, in a sentence for each question.
+
+    Args:
+        rows: one a policy.
+        demonstration: whether there are caveats: then only how far differences reach.
+    """
+    say = _reach if demonstration else _sides
+    return " ".join(filter(None, (say(rows, question) for question in QUESTIONS)))
+
+
+def points(share: float) -> str:
+    """One decimal with its sign; a true minus, so that columns align."""
+    return f"{round(100 * share, 1) + 0.0:+.1f}".replace("-", "−")
+
+
+def _reach(rows: Sequence[Row], question: str) -> str:
+    """The least and the largest difference."""
+    found = {row.policy: d for row in rows if (d := row.answers[question].difference)}
+    if not found:
+        return ""
+    order = sorted(found, key=lambda policy: found[policy].mean)
+    ends = dict.fromkeys([order[0], order[-1]])
+    told = [f"{points(found[policy].mean)} points ({policy})" for policy in ends]
+    measure = QUESTIONS[question].measure.capitalize()
+    return f"{measure}: {' to '.join(told)} against the baseline."
+
+
+def _sides(rows: Sequence[Row], question: str) -> str:
+    """Which policies lie higher and lower than their baselines, and which do not."""
+    sides: dict[str, list[str]] = {"higher": [], "lower": [], "no clear difference": []}
+    for row in rows:
+        if (found := row.answers[question].difference) is None:
+            continue
+        side, text = verdict(row, question, demonstration=False), row.policy
+        if side in sides:
+            ends = " to ".join(map(points, found.interval or ()))
+            text += f" ({points(found.mean)} against {row.control}, {ends})"
+        sides[side if side in sides else "no clear difference"].append(text)
+    told = [f"{side} under {_some(names)}" for side, names in sides.items() if names]
+    measure = QUESTIONS[question].measure.capitalize()
+    return f"{measure}: {'; '.join(told)}." if told else ""
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _judged(difference: Difference, low: float, high: float) -> str:

@@ -37,6 +37,7 @@ def environment(command: Sequence[str], checksum: str) -> dict[str, Any]:
         "device": {"kind": devices[0].device_kind, "count": len(devices)},
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
+        "load": os.getloadavg()[0],
     }
 
 

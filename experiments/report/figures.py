@@ -1,133 +1,208 @@
-"""What all figures share: style, pens, the axes' ticks, and a page of panels.
+"""Which figures a study has: charts of what its runs recorded."""
 
-A panel is a function that draws on one `Axes`; those of layers are in `layer_figures`,
-those of policies in `policy_figures`. `figure` lays panels out without Matplotlib's
-global state.
-"""
-
-import itertools
-import re
-import urllib.parse
-import warnings
-from collections.abc import Callable, Iterable
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
+import altair as alt
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.axis import Axis
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatterSciNotation, MaxNLocator
 
-from ..terminal.display import evenly
+from ..analysis import compare
+from ..analysis.compare import Row, Run
+from ..analysis.savings import Saving
+from . import charts
+from .charts import Curve, Pen
 
-INK = "#1b1e23"
-FROZEN = "#80868f"
-SIZE = (4.2, 3.2)  # of a panel, in inches
-COLUMNS = 3  # panels side by side
-POINTS = 160  # more in one curve or row of a map could not be told apart
+Charts = dict[str, alt.TopLevelMixin]
+"""By what they show."""
 
-# Okabe and Ito's palette without its yellow, which white swallows; the line style
-# changes when the colours are used up. The first line is the baseline's, in ink.
-PALETTE = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9")
-DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)))
-SHADES = 64  # of a map, as more take more room and tell no more
-RAISED = str.maketrans("0123456789−", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
-OF = "of:"  # before the name of a policy, in the id of what is drawn for it
-
-STYLE: Any = {
-    "axes.edgecolor": INK,
-    "axes.grid": True,
-    "axes.labelcolor": INK,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 10,
-    "figure.constrained_layout.use": True,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "font.sans-serif": ["DejaVu Sans"],  # any other, where a page has it not
-    "font.size": 9,
-    "grid.alpha": 0.15,
-    "grid.color": INK,
-    "legend.fontsize": 8,
-    "legend.frameon": False,
-    "legend.labelcolor": INK,
-    "savefig.facecolor": "none",
-    "svg.fonttype": "none",
-    "svg.hashsalt": "figures",
-    "text.color": INK,
-    "text.parse_math": False,  # names of records may hold anything
-    "xtick.color": INK,
-    "ytick.color": INK,
-}
-
-Panel = Callable[[Axes], None]
-Pen = tuple[Any, str]
-"""A line style and a colour."""
+CURVES = (
+    ("validation", "accuracy", "validation accuracy, %", 100),
+    ("train", "loss", "training loss, nats", 1),
+    ("validation", "loss", "validation loss, nats", 1),
+)
+SECONDS = "seconds of training"
+MEASURED = (
+    ("gradient_norm", "gradient norm", "log"),
+    ("update_ratio", "relative update (norm of update ÷ of weights)", "log"),
+    ("rotation", "rotation since the start (1 − cos of the angle)", "linear"),
+)
+STEP_SIZE = "|update| ÷ global learning rate"
 
 
-def pens_for(names: Iterable[str]) -> dict[str, Pen]:
-    """A pen for each policy: the same in all figures, and ink for "uniform"."""
-    others = itertools.cycle(itertools.product(DASHES, PALETTE))
-    return {name: ("-", INK) if name == "uniform" else next(others) for name in names}
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """The figures of a study.
+
+    Attributes:
+        differences: by the measure that differs.
+        curves: by what they show.
+        maps: of multipliers, by policy: small pictures, PNG.
+        layers: by policy, what it did to each layer.
+    """
+
+    differences: Charts
+    curves: Charts
+    maps: dict[str, bytes]
+    layers: dict[str, Charts]
+
+    def files(self) -> Charts:
+        """Each by the name of a file that it may have."""
+        several = {"difference": self.differences, "curve": self.curves}
+        several |= {f"layers-{policy}": of for policy, of in self.layers.items()}
+        return {
+            f"{group}-{name}": chart
+            for group, of in several.items()
+            for name, chart in of.items()
+        }
 
 
-def id_of(policy: str) -> str:
-    """The id of what is drawn for a policy, in letters that need no quotes."""
-    return OF + urllib.parse.quote(policy, safe="")
-
-
-def thinned(count: int) -> np.ndarray:
-    """Which of so many points to draw: all, or some evenly spaced, first and last."""
-    return evenly(count, POINTS)
-
-
-def figure(*panels: Panel) -> Figure:
-    """Panels side by side, in as many rows as they need."""
-    width, height = SIZE
-    columns = min(len(panels), COLUMNS)
-    rows = -(-len(panels) // columns)
-    with matplotlib.rc_context(STYLE):
-        page = Figure(figsize=(width * columns, height * rows))
-        grid = page.subplots(rows, columns, squeeze=False).ravel()
-        for draw, axes in zip(panels, grid, strict=False):
-            draw(axes)
-        for axes in grid[len(panels) :]:
-            axes.set_axis_off()
-    return page
-
-
-def save(page: Figure, file: Any, **how: Any) -> None:
-    """Writes a figure; what a font lacks is a box in it, and not said on the terminal.
+def figures(
+    runs: Sequence[Run],
+    rows: Sequence[Row],
+    names: Sequence[str],
+    saved: Mapping[str, Sequence[Saving]],
+    *,
+    seconds: bool = False,
+    legend: bool = True,
+) -> Figures:
+    """The figures of a study.
 
     Args:
-        page: the figure.
-        file: a path, or a file that is open.
-        **how: as for `Figure.savefig`.
+        runs: all of them.
+        rows: of its tables, one a policy.
+        names: the layers, in forward order.
+        saved: what frozen layers saved, for policies that freeze some.
+        seconds: whether to draw curves over seconds too.
+        legend: whether curves say which line is whose.
     """
-    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
-        for message in (r"Glyph \d+", "constrained_layout not applied"):
-            warnings.filterwarnings("ignore", message, UserWarning)
-        page.savefig(file, **how)
+    groups = compare.by_policy(run for run in runs if run.train)
+    pens = charts.pens_for(groups)
+    against = (charts.STEPS, SECONDS) if seconds else (charts.STEPS,)
+    multipliers = {
+        policy: _over_time(furthest(group).train, "multipliers")
+        for policy, group in groups.items()
+    }
+    return Figures(
+        differences=_differences(rows, pens),
+        curves={
+            f"{quantity.partition(',')[0]} by {x.split()[-1]}": charts.curves(
+                curves, quantity, x, pens, legend=legend
+            )
+            for x in against
+            for kind, field, quantity, factor in CURVES
+            if (curves := _curves(groups, kind, field, factor, x))
+        },
+        maps={name: charts.thumbnail(used) for name, (_, used) in multipliers.items()},
+        layers={
+            policy: {
+                "multipliers": charts.multipliers(*used, names),
+                **_of_layers(furthest(groups[policy]), names),
+                **_savings(saved.get(policy, ()), len(names)),
+            }
+            for policy, used in multipliers.items()
+        },
+    )
 
 
-def horizontal(axes: Axes, quantity: str = "optimizer steps") -> None:
-    """Names the horizontal axis, with few enough ticks for numbers of six digits."""
-    axes.set_xlabel(quantity)
-    axes.xaxis.set_major_locator(MaxNLocator(4))
+def furthest(runs: Sequence[Run]) -> Run:
+    """The run that came furthest, the first of several."""
+    return max(runs, key=lambda run: run.step)
 
 
-def log_ticks(axis: Axis) -> None:
-    """Labels the ticks of a log scale without Matplotlib's markup, which is off."""
-    axis.set_major_formatter(_Powers())
-    axis.set_minor_formatter(_Powers())
+def series(events: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
+    """A field of these events, (S, …); NaN for null."""
+    return np.array([event[name] for event in events], float)
 
 
-class _Powers(LogFormatterSciNotation):
-    """10⁻³ in plain letters."""
+def _differences(rows: Sequence[Row], pens: Mapping[str, Pen]) -> Charts:
+    """For each question, every policy by its control."""
+    found: Charts = {}
+    for name, question in compare.QUESTIONS.items():
+        values = {row.policy: row.answers[name].values for row in rows}
+        pairs: dict[str, list[float]] = {}
+        intervals: dict[str, tuple[float, float]] = {}
+        for row in rows:
+            if difference := row.answers[name].difference:
+                ours, theirs = values[row.policy], values[row.control]
+                pairs[row.policy] = [
+                    100 * (ours[seed] - theirs[seed]) for seed in ours if seed in theirs
+                ]
+                if difference.interval:
+                    low, high = difference.interval
+                    intervals[row.policy] = 100 * low, 100 * high
+        if pairs:
+            controls = {row.policy: row.control for row in rows}
+            found[question.measure] = charts.differences(
+                pairs, intervals, pens, controls, question.measure
+            )
+    return found
 
-    def __call__(self, x: float, pos: int | None = None) -> str:
-        text = super().__call__(x, pos).replace(r"\times", "×").replace("-", "−")
-        text = re.sub(r"\$\\mathdefault{(.*)}\$", r"\1", text)
-        return re.sub(r"\^{(.*)}", lambda power: power[1].translate(RAISED), text)
+
+def _of_layers(run: Run, names: Sequence[str]) -> Charts:
+    """The rates that layers got in one run, and what was measured on them."""
+    steps, values = _over_time(run.train, "multipliers")
+    rates = series(run.train, "rate")[:, None] * values
+    rate = "per-layer learning rate"
+    found = {rate: charts.layer_values(steps, rates, names, rate, "log")}
+    if not run.layers:
+        return found
+    for field, quantity, scale in MEASURED:
+        steps, values = _over_time(run.layers, field)
+        title = quantity.partition(" (")[0]
+        found[title] = charts.layer_values(steps, values, names, quantity, scale)
+    steps, values = _over_time(run.layers, "step_quantiles")
+    for i in sorted({0, len(names) - 1}):
+        title = f"step sizes in {names[i]}"
+        found[title] = charts.quantiles(steps, values[:, i], STEP_SIZE, title)
+    return found
+
+
+def _savings(saved: Sequence[Saving], layers: int) -> Charts:
+    """Where layers were frozen, and what that saved."""
+    if not saved:
+        return {}
+    shares = [(phase.predicted, phase.measured) for phase in saved]
+    predicted, measured = np.array(shares, float).T
+    edges = np.array([*(phase.start for phase in saved), saved[-1].stop], float)
+    frozen = np.array([phase.frozen / layers for phase in saved])
+    return {
+        "what frozen layers save": charts.savings(edges, frozen, predicted, measured)
+    }
+
+
+def _over_time(
+    events: Sequence[Mapping[str, Any]], name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Steps (S,), and a field of the events (S, …)."""
+    return series(events, "step"), series(events, name)
+
+
+def _curves(
+    groups: Mapping[str, Sequence[Run]],
+    kind: str,
+    field: str,
+    factor: float,
+    against: str,
+) -> dict[str, Curve]:
+    """By policy, a field over time, on the steps of all seeds together."""
+    found: dict[str, Curve] = {}
+    for policy, runs in groups.items():
+        seeds = [{event["step"]: event for event in getattr(run, kind)} for run in runs]
+        steps = sorted({step for seed in seeds for step in seed})
+        if not steps:
+            continue
+        x = np.array(steps, float)
+        if against == SECONDS:
+            seconds = np.ma.masked_invalid(_table(seeds, steps, "seconds"))
+            x = seconds.mean(axis=0).filled(np.nan)
+        found[policy] = x, factor * _table(seeds, steps, field)
+    return found
+
+
+def _table(
+    seeds: Sequence[Mapping[int, Mapping[str, Any]]], steps: Sequence[int], field: str
+) -> np.ndarray:
+    """A field by seed and step, NaN where there is none."""
+    values = [[seed.get(step, {}).get(field) for step in steps] for seed in seeds]
+    return np.array(values, float)

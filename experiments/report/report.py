@@ -1,8 +1,8 @@
-"""report.html, plots/, summary.json and the tables in files, from the records alone."""
+"""report.html, summary.json and the tables in files, from the records alone."""
 
 import dataclasses
 import functools
-import itertools
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,24 +10,23 @@ from typing import Any
 
 import numpy as np
 import rich.console
-from markupsafe import Markup
 
 from ..analysis import compare, savings, verdicts
 from ..analysis.compare import Row, Run
 from ..analysis.savings import Saving
 from ..records.records import Records, write_json, write_text
 from ..terminal.display import legible
-from . import figures, panels, svg, tables, writers
-from .figures import Panel
+from . import charts, tables, writers
+from .figures import Figures, figures, furthest, series
 from .tables import Table
-
-DPI = 130
 
 DATA = {
     "sample": "the bundled sample of CIFAR-10",
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
 }
+IDLE = 0.25
+"""Load of each core, at most, for a machine that did nothing else."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,34 +96,50 @@ class Study:
         }
         return {policy: rows for policy, rows in found.items() if rows}
 
-    @functools.cached_property
-    def pages(self) -> panels.Pages:
-        """Its figures."""
-        names = self.records.config["layers"]["names"]
-        return panels.pages(self.runs, self.rows, names, self.saved)
+    def figures(self, *, legend: bool) -> Figures:
+        """Its figures.
 
-    @property
-    def about(self) -> str:
-        """What was run, in a line."""
-        config = self.records.config
-        return (
-            f"{config['model']} on {DATA.get(config['data'], config['data'])}, "
-            f"{len(config['policies'])} policies × {len(config['seeds'])} seeds, "
-            f"{config['total_steps']:,} steps a run; "
-            f"started {self.records.environment['started']}"
+        Args:
+            legend: whether curves say which line is whose.
+        """
+        return figures(
+            self.runs,
+            self.rows,
+            self.records.config["layers"]["names"],
+            self.saved,
+            seconds=self.undisturbed,
+            legend=legend,
         )
 
     @property
-    def measured(self) -> bool:
-        """Whether anything was measured on layers."""
-        return any(run.layers for run in self.runs)
+    def undisturbed(self) -> bool:
+        """Whether the machine did nothing else, so that seconds can be compared."""
+        return all(
+            session.get("load", np.inf) <= IDLE * (session.get("cpu_count") or 1)
+            for session in self.records.sessions
+        )
+
+    @property
+    def about(self) -> str:
+        """What was compared, in a line."""
+        config = self.records.config
+        policies, seeds = len(config["policies"]), len(config["seeds"])
+        return (
+            f"{policies} policies × {seeds} seed{'s' * (seeds != 1)} of "
+            f"{config['model']} on {DATA.get(config['data'], config['data'])}, "
+            f"{config['total_steps']:,} steps a run"
+        )
+
+    @property
+    def result(self) -> str:
+        """What came out."""
+        return verdicts.result(self.rows, bool(self.caveats))
 
     def seen(self, row: Row) -> str:
-        """What one policy did to the layers, and what came of it, in sentences."""
-        began = compare.by_policy(run for run in self.runs if run.train)
-        run = panels.furthest(began[row.policy])
-        used = panels.series(run.train, "multipliers")
-        return describe(row, used, self.records.config["layers"]["names"])
+        """What one policy did to the layers, in sentences."""
+        run = furthest([r for r in self.runs if r.train and r.policy == row.policy])
+        used = series(run.train, "multipliers")
+        return describe(used, self.records.config["layers"]["names"])
 
     @property
     def asked(self) -> dict[str, Any]:
@@ -156,31 +171,30 @@ class Study:
         return f"git checkout {commit}{dirty}\n{command}"
 
 
-def build(records: Records, out: Path | None = None) -> Path:
-    """Writes summary.json, tables, plots/ and report.html.
+def build(records: Records, out: Path | None = None, figures: str = "none") -> Path:
+    """Writes summary.json, the tables and report.html, and single figures if asked.
 
     Args:
         records: of one study.
         out: where to write; by default into the folder of the study. Made if missing.
+        figures: "pdf", "png" or "svg" for a file of each figure in figures/, or "none".
 
     Returns:
         The path of report.html.
     """
     folder, study = out or records.folder, Study(records)
-    plots = folder / "plots"
-    plots.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "summary.json", study.summary)
-    for name, drawn in study.pages.items():
-        page = figures.figure(*drawn.values())
-        figures.save(page, plots / f"{name}.png", dpi=DPI, facecolor="white")
-        page.set_layout_engine("none")  # as it was laid out for the first of both
-        picture = svg.svg(page, "figure", name).replace("currentColor", figures.INK)
-        write_text(plots / f"{name}.svg", picture)
-    title = f"{study.name}: layer learning rates"
+    title = f"{study.name}: per-layer learning rates"
     text = writers.markdown(title, study.caveats, study.tables)
     write_text(folder / "report.md", text)
     write_text(folder / "tables.csv", writers.numbers({study.name: study.summary}))
     write_text(folder / "report.html", _html(title, [study], []))
+    if figures != "none":
+        (folder / "figures").mkdir(exist_ok=True)
+        for name, chart in study.figures(legend=True).files().items():
+            plain = re.sub(r"[^\w.-]+", "-", name)
+            charts.save(chart, folder / "figures" / f"{plain}.{figures}")
     return folder / "report.html"
 
 
@@ -204,7 +218,7 @@ def join(several: Sequence[Records], folder: Path) -> Path:
             f"expected studies with different names, got {names}; `study --name` "
             "gives them"
         )
-    title = f"{', '.join(studies)}: layer learning rates"
+    title = f"{', '.join(studies)}: per-layer learning rates"
     joined = tables.joined({name: study.tables for name, study in studies.items()})
     reasons = [f"{name}: {why}" for name, s in studies.items() for why in s.caveats]
     summaries = {name: study.summary for name, study in studies.items()}
@@ -233,11 +247,10 @@ def show(study: Study, page: Path, console: rich.console.Console) -> None:
     console.print(f"Read on: {page}", soft_wrap=True)
 
 
-def describe(row: Row, multipliers: np.ndarray, names: Sequence[str]) -> str:
-    """What one policy did to the layers, and what came of it, in sentences.
+def describe(multipliers: np.ndarray, names: Sequence[str]) -> str:
+    """What one policy did to the layers, in sentences.
 
     Args:
-        row: the policy's.
         multipliers: (S, L) recorded ones, in the order of time.
         names: the L layers.
     """
@@ -247,14 +260,6 @@ def describe(row: Row, multipliers: np.ndarray, names: Sequence[str]) -> str:
     text = "Multipliers: " + ", ".join(paths) + "."
     if frozen:
         text += f" Frozen for a part of the run: {frozen} of {len(names)} layers."
-    for question, answer in row.answers.items():
-        measure = compare.QUESTIONS[question].measure.capitalize()
-        unit = " %" if answer.values else ""
-        text += f" {measure}: {tables.measured(row, answer)}{unit}"
-        if answer.difference is not None:
-            difference = tables.difference(row, answer)
-            text += f", paired difference to {row.control} {difference} points"
-        text += "."
     return text
 
 
@@ -271,20 +276,13 @@ def _path(values: np.ndarray) -> str:
 
 def _html(title: str, studies: Sequence[Study], joined: Sequence[Table]) -> str:
     """The page: the joined tables if there are any, then study by study."""
-    number = itertools.count()
-
-    def picture(panel: Panel, description: str) -> Markup:
-        drawn = figures.figure(panel)
-        return Markup(svg.svg(drawn, f"figure{next(number)}", description))
-
+    policies = dict.fromkeys(row.policy for study in studies for row in study.rows)
     return writers.html(
         title=title,
         studies=studies,
         joined=joined,
-        policies=dict.fromkeys(row.policy for study in studies for row in study.rows),
-        picture=picture,
+        pens=charts.pens_for(policies),
         savings=tables.savings,
-        points=figures.POINTS,
     )
 
 

@@ -1,15 +1,22 @@
 """One writer a format; each escapes what it is given, which may hold anything."""
 
+import base64
 import csv
+import functools
 import io
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import altair as alt
 import jinja2
 import rich.table
+import vl_convert
+from markupsafe import Markup
 
 from ..terminal.display import legible
+from . import charts
 from .tables import Table
 
 TEMPLATES = jinja2.FileSystemLoader(Path(__file__).with_name("templates"))
@@ -24,8 +31,24 @@ def html(**told: Any) -> str:
     """report.html.
 
     Args:
-        **told: what the template asks for; strings are escaped, Markup is not.
+        **told: what the template asks for; all of it is escaped.
     """
+    drawn: list[dict[str, Any]] = []
+    datasets: dict[str, Any] = {}
+
+    def chart(figure: alt.TopLevelMixin) -> int:
+        spec = charts.spec(figure)
+        del spec["config"]
+        needed = spec.pop("datasets", {})
+        datasets.update(needed)
+        drawn.append({**spec, "datasets": [*needed]})
+        return len(drawn) - 1
+
+    def data() -> Markup:
+        held = {"charts": drawn, "datasets": datasets, "config": charts.CONFIG}
+        text = json.dumps(held, allow_nan=False, separators=(",", ":"))
+        return Markup(text.replace("<", "\\u003c"))  # which would end the element
+
     pages = jinja2.Environment(
         loader=TEMPLATES,
         autoescape=True,
@@ -33,8 +56,18 @@ def html(**told: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters |= {"unbroken": _unbroken, "shown": _shown}
-    return pages.get_template("report.html").render(told) + "\n"
+    pages.filters |= {"unbroken": _unbroken, "shown": _shown, "inline": _inline}
+    page = pages.get_template("report.html")
+    return page.render(told, chart=chart, data=data, vega=_vega()) + "\n"
+
+
+@functools.cache
+def _vega() -> Markup:
+    """Vega, Vega-Lite and Vega-Embed, as one script."""
+    script = vl_convert.javascript_bundle()
+    if "</script" in script.lower():
+        raise RuntimeError("report: the bundle of Vega would end its script element")
+    return Markup(script)
 
 
 def markdown(title: str, caveats: Sequence[str], tables: Sequence[Table]) -> str:
@@ -85,6 +118,10 @@ def terminal(table: Table) -> rich.table.Table:
     for line in table.lines:
         shown.add_row(*map(legible, line))
     return shown
+
+
+def _inline(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def _unbroken(text: str) -> str:

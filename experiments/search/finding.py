@@ -3,16 +3,10 @@
 import time
 from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
 import rich.console
-from matplotlib.axes import Axes
-from matplotlib.colors import SymLogNorm
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 import optax_llr
-from optax_llr.contrib import RangeTest
 
 from ..analysis import significance
 from ..asked import keep_files
@@ -21,7 +15,7 @@ from ..data.dataset import Dataset
 from ..records import run_directory
 from ..records.environment import environment
 from ..records.records import write_json
-from ..report import figures
+from ..report import charts
 from ..terminal import display
 from .find import Find
 from .probing import Probe
@@ -112,8 +106,15 @@ def _find(
             "check": {"uniform": uniform, "together": together},
         },
     )
-    page = figure(test)
-    figures.save(page, folder / "range_test.png", dpi=150, facecolor="white")
+    drawn = charts.range_test(
+        test.multipliers,
+        test.change.mean(axis=-1),
+        test.layers.names,
+        test.suggestion,
+        10 ** np.nan_to_num(test.uncertainty),
+        test.seen,
+    )
+    charts.save(drawn, folder / "range_test.png")
     console.print(f"\n{display.legible(str(test))}\n", soft_wrap=True)
     console.print(f"{LEGEND}\n\n{verdict(uniform, together)}")
     console.print(
@@ -143,79 +144,3 @@ def verdict(uniform: np.ndarray, together: np.ndarray) -> str:
         f"with 1 for all layers ({found.mean:+.2g}, 95 % interval {low:+.2g} to "
         f"{high:+.2g})."
     )
-
-
-def figure(test: RangeTest) -> Figure:
-    """How the loss changes with the multiplier of each layer; a row for each of them.
-
-    A dot marks each suggestion, with its uncertainty; a hollow one, that no difference
-    was seen.
-    """
-    height = 1.6 + 0.17 * max(8, len(test.layers))
-    with matplotlib.rc_context(figures.STYLE):
-        page = Figure(figsize=(6.4, height))
-        _draw(page.subplots(), test)
-    return page
-
-
-def _draw(axes: Axes, test: RangeTest) -> None:
-    rows, logs = np.arange(len(test.layers)), np.log10(test.multipliers)
-    middles = (logs[1:] + logs[:-1]) / 2
-    ends = 2 * logs[[0, -1]] - middles[[0, -1]]
-    edges = (
-        10 ** np.concatenate([ends[:1], middles, ends[1:]]),
-        np.append(rows, len(rows)) - 0.5,
-    )
-    mean = test.change.mean(axis=-1)
-    change = np.ma.array(mean, mask=~np.isfinite(mean))
-    # A change of the loss by 1 % lies in the linear middle of the scale.
-    small = max(0.01 * abs(test.uniform.mean()), 1e-6)
-    most = max(abs(change).max(), 10 * small)
-    mesh = axes.pcolormesh(
-        *edges,
-        change,
-        cmap="PuOr_r",
-        norm=SymLogNorm(small, vmin=-most, vmax=most),
-        rasterized=True,
-    )
-    for row, column in np.argwhere(change.mask):
-        left, right = edges[0][column : column + 2]
-        axes.add_patch(
-            Rectangle(
-                (left, row - 0.5),
-                right - left,
-                1,
-                fill=False,
-                hatch="////",
-                edgecolor=figures.FROZEN,
-                linewidth=0,
-            )
-        )
-    _draw_suggestions(axes, test, rows)
-    axes.set_xscale("log")
-    figures.log_ticks(axes.xaxis)
-    axes.invert_yaxis()
-    axes.grid(False)
-    axes.set_yticks(rows, test.layers.names)
-    axes.set(
-        title="change of the loss by the multiplier of one layer",
-        xlabel="multiplier of the layer, of all others 1\n"
-        "dot: suggestion; hollow: no difference seen; hatched: diverged",
-        xlim=edges[0][[0, -1]],
-    )
-    bar = axes.figure.colorbar(mesh, ax=axes, label="loss − loss with 1 for all layers")
-    figures.log_ticks(bar.ax.yaxis)
-
-
-def _draw_suggestions(axes: Axes, test: RangeTest, rows: np.ndarray) -> None:
-    middle, factor = test.suggestion, 10 ** np.nan_to_num(test.uncertainty)
-    axes.hlines(rows, middle / factor, middle * factor, color=figures.INK, linewidth=1)
-    for which, fill in ((test.seen, figures.INK), (~test.seen, "white")):
-        axes.plot(
-            middle[which],
-            rows[which],
-            "o",
-            markersize=4,
-            color=figures.INK,
-            markerfacecolor=fill,
-        )

@@ -26,8 +26,7 @@ def quiet() -> None:
 
     To be called before they are imported. Orbax and TFDS speak through absl.
     """
-    for name in ("absl", "matplotlib"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("absl").setLevel(logging.ERROR)
 
 
 def evenly(count: int, most: int) -> np.ndarray:

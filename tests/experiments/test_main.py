@@ -209,7 +209,7 @@ def test_a_report_is_written_elsewhere_and_its_study_left_alone(capsys, tmp_path
     assert command.main(["report", str(study), "--out", str(tmp_path / "a" / "b")]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'a' / 'b' / 'report.html'}\n"
     assert {path.name for path in (tmp_path / "a" / "b").iterdir()} == {
-        *("report.html", "report.md", "tables.csv", "summary.json", "plots")
+        *("report.html", "report.md", "tables.csv", "summary.json")
     }
     assert sorted(study.rglob("*")) == before
 
@@ -225,7 +225,6 @@ def test_report_builds_from_records_alone(capsys, tmp_path):
     written.study(tmp_path, [written.TRAIN, written.END])
     assert command.main(["report", str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'report.html'}\n"
-    assert (tmp_path / "plots" / "uniform.png").exists()
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["rows"][0]["answers"]["accuracy"]["mean"] == 0.5
 
@@ -311,7 +310,7 @@ def test_help_and_refusals_need_no_jax(arguments):
     code = (
         "import sys\nfrom experiments.__main__ import main\n"
         f"try: main({arguments})\nexcept SystemExit: pass\n"
-        "sys.exit(bool({'jax', 'matplotlib', 'optuna'} & set(sys.modules)))"
+        "sys.exit(bool({'jax', 'altair', 'optuna'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
     assert done.returncode == 0

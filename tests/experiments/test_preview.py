@@ -9,8 +9,6 @@ import sys
 import jax
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
-from PIL import Image
 
 import optax_llr
 from experiments import __main__ as command
@@ -19,6 +17,7 @@ from experiments.config.config import Config
 from experiments.data import dataset as data
 from experiments.policies.catalogue import POLICIES
 from experiments.policies.chosen import configured
+from experiments.report import charts
 from experiments.training import compiling, program
 
 CONFIG = Config(policies=("uniform", "early-first", "uniform-cosine", "freezeout"))
@@ -114,7 +113,7 @@ def test_a_terminal_without_blocks_gets_digits(encoding):
 
 
 def test_what_is_printed_suits_the_terminal(monkeypatch, tmp_path):
-    monkeypatch.setattr(preview, "draw", lambda shown, path: None)
+    monkeypatch.setattr(charts, "save", lambda chart, path: None)
     terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", terminal)
     config = dataclasses.replace(CONFIG, out=tmp_path)
@@ -148,40 +147,29 @@ def test_phases_are_said_with_what_they_freeze():
     assert "frozen and" not in preview.text(made(np.ones((9, 2))), 80, 24, "utf-8")
 
 
-@pytest.fixture
-def page(monkeypatch):
-    """The figure that was written."""
-    pages = []
-    save = Figure.savefig
-
-    def saved(figure, *args, **kwargs):
-        pages.append(figure)
-        save(figure, *args, **kwargs)
-
-    monkeypatch.setattr(Figure, "savefig", saved)
-    return pages
-
-
-def test_figure_marks_phases_and_draws_every_layer(page, tmp_path):
+def test_the_figure_draws_every_layer_and_breaks_off_where_it_is_frozen(tmp_path):
     values = np.ones((2_000, 3))
     values[500:, 0] = values[1_500:, 1] = 0
-    preview.draw(made(values, rates=np.full(2_000, 0.1)), tmp_path / "a.png")
-    heat, rates = page[0].axes[:2]
-    assert [line.get_xdata()[0] for line in heat.lines] == [500, 1_500]
-    assert heat.get_xlim() == (0, 2_000)
-    assert rates.get_yscale() == "log"
-    assert [np.isfinite(line.get_ydata()).mean() for line in rates.lines] == [
-        *(0.25, 0.75, 1.0)
+    path = tmp_path / "a.png"
+    charts.save(preview.chart(made(values, rates=np.full(2_000, 0.1))), path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    spec = charts.spec(preview.chart(made(values, rates=np.full(2_000, 0.1))))
+    for drawn in spec["hconcat"]:
+        names = next(p["value"] for p in spec["params"] if p["name"] == "names")
+        assert len(names) == 3
+        data = drawn.get("data", {}).get("name")
+        rows = spec["datasets"][data]
+        known = np.array([row["value"] for row in rows], float) > 0
+        np.testing.assert_allclose(known.mean(axis=0), [0.25, 0.75, 1], atol=0.01)
+
+
+def test_a_short_run_is_drawn_step_by_step():
+    drawn = preview.chart(made([[1.0, 2.0], [3.0, 4.0]], rates=[1.0, 10.0]))
+    data = charts.spec(drawn)["datasets"].values()
+    rates = [
+        (row["step"], row["value"]) for rows in data for row in rows if "step" in row
     ]
-    with Image.open(tmp_path / "a.png") as picture:
-        assert picture.width > 800
-
-
-def test_a_short_run_is_drawn_step_by_step(page, tmp_path):
-    preview.draw(made([[1.0, 2.0], [3.0, 4.0]], rates=[1.0, 10.0]), tmp_path / "a.png")
-    rates = page[0].axes[1]
-    drawn = [line.get_xydata().tolist() for line in rates.lines]
-    assert drawn == [[[1, 1], [2, 30]], [[1, 2], [2, 40]]]
+    assert rates == [(1, [1, 2]), (2, [30, 40])]
 
 
 def test_the_command_writes_a_figure_and_a_row_for_each_layer(capsys, tmp_path):

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 from experiments import runner
 from experiments.analysis import compare
@@ -14,7 +13,7 @@ from experiments.config.config import Config
 from experiments.data import cifar
 from experiments.data import dataset as data
 from experiments.records import checksums, records, run_directory
-from experiments.report import figures, report
+from experiments.report import report
 from experiments.terminal import signals
 from optax_llr import Layers
 
@@ -91,11 +90,6 @@ def no_signal(monkeypatch):
     monkeypatch.setattr(signals, "_asked", None)
 
 
-@pytest.fixture(autouse=True)
-def no_drawing(monkeypatch):
-    monkeypatch.setattr(figures, "figure", lambda *panels: Figure((1, 1)))
-
-
 def run(tmp_path, outcomes=None, make_trainer=None, **changes):
     config = dataclasses.replace(CONFIG, out=tmp_path, **changes)
     trainer = type("Fake", (FakeTrainer,), {"outcomes": outcomes or {}})
@@ -121,7 +115,7 @@ def test_the_folder_holds_all_that_is_promised(tmp_path):
     _, folder = run(tmp_path)
     runs = {f"{policy}-{seed}" for policy in CONFIG.policies for seed in (0, 1)}
     assert {path.name for path in folder.iterdir()} - {".lock"} == runs | {
-        *("config.json", "env.json", "summary.json", "plots", "report.html"),
+        *("config.json", "env.json", "summary.json", "report.html"),
         *("report.md", "tables.csv"),
     }
     for name in runs:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 import json
 from typing import ClassVar
 
@@ -308,36 +307,6 @@ def test_points_are_counted_by_decade(bowl, tmp_path):
 def test_the_suggestions_together_are_judged_by_pairs(differences, said):
     uniform = np.array([1.0, 2.0, 3.0])
     assert said in finding.verdict(uniform, uniform + differences)
-
-
-@pytest.mark.parametrize("count", [1, 60])
-def test_the_figure_names_every_layer_and_hatches_what_diverged(count):
-    names = tuple(f"layer{i}" for i in range(count))
-    layers = optax_llr.Layers(
-        names, np.arange(count), {n: i for i, n in enumerate(names)}
-    )
-
-    def run(vectors):
-        losses = 1 + (np.log(np.maximum(vectors, 1e-3)) ** 2).sum(-1)
-        losses[vectors[:, 0] > 20] = np.nan
-        return np.stack([losses, losses], -1)
-
-    page = finding.figure(optax_llr.contrib.layer_range_test(layers, run))
-    axes = page.axes[0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == list(names)
-    assert [patch.get_hatch() for patch in axes.patches] == ["////"] * 2
-    page.draw_without_rendering()
-    boxes = [label.get_window_extent() for label in axes.get_yticklabels()]
-    assert not any(a.overlaps(b) for a, b in itertools.pairwise(boxes))
-
-
-def test_the_figure_is_white_where_nothing_changes():
-    layers = optax_llr.Layers(("a", "b"), np.arange(2), {"a": 0, "b": 1})
-    page = finding.figure(
-        optax_llr.contrib.layer_range_test(layers, lambda rows: rows[:, :1] ** 0)
-    )
-    colours = page.axes[0].collections[0].to_rgba(np.zeros(1))
-    np.testing.assert_allclose(colours[0, :3], 1, atol=0.05)
 
 
 @pytest.mark.slow

@@ -511,11 +511,11 @@ class TestPlots:
             yield
 
     @pytest.mark.parametrize("others", [range(11), [0.0] * 11, [1.0] * 11])
-    def test_importance_and_coordinates_of_a_policy(self, tmp_path, others):
+    def test_importance_and_trials_of_a_policy(self, tmp_path, others):
         study = made_study("cascade", [0.5, *others])
         assert tune_figures.write(study, tmp_path / "plots") == []
         drawn = {path.name for path in (tmp_path / "plots").iterdir()}
-        assert drawn == {"cascade-importance.png", "cascade-parallel.png"}
+        assert drawn == {"cascade.png"}
 
     @pytest.mark.parametrize(
         ("accuracies", "numbers", "said"),

@@ -11,14 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.errors import JaxRuntimeError
-from matplotlib.figure import Figure
 from tiny_runs import CONFIG, SAME, Events, assert_alike, dataset, made_up, without_time
 
 from experiments import runner
 from experiments.policies.catalogue import POLICIES
 from experiments.records import records
 from experiments.records.journal import Journal
-from experiments.report import figures, report
+from experiments.report import report
 from experiments.terminal import signals
 from experiments.training import stacking
 from experiments.training.program import TrainState
@@ -335,9 +334,8 @@ def test_runs_are_of_one_kind_if_they_share_program_and_phases(single):
 
 
 @pytest.fixture
-def no_drawing(monkeypatch):
+def no_signal(monkeypatch):
     monkeypatch.setattr(signals, "_asked", None)
-    monkeypatch.setattr(figures, "figure", lambda *panels: Figure((1, 1)))
 
 
 def run_study(trainer, out, **changes):
@@ -351,7 +349,7 @@ def metrics(out):
 
 
 @pytest.fixture
-def whole(no_drawing, trainer, tmp_path):
+def whole(no_signal, trainer, tmp_path):
     """The records of the study, undisturbed."""
     assert run_study(trainer, tmp_path / "whole") == 0
     return metrics(tmp_path / "whole")
@@ -413,7 +411,7 @@ def test_a_full_disk_in_a_stack_loses_no_record(whole, trainer, tmp_path, monkey
 
 
 def test_tensorboard_files_of_a_stack_are_those_of_its_runs(
-    no_drawing, trainer, tmp_path
+    no_signal, trainer, tmp_path
 ):
     assert run_study(trainer, tmp_path, logger="tensorboard") == 0
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

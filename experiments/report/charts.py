@@ -1,0 +1,630 @@
+"""Figures as functions of plain arrays: each gives an Altair chart, in a notebook too.
+
+Charts of several policies have a parameter `hidden`: the names of those not shown.
+"""
+
+import io
+import itertools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import altair as alt
+import numpy as np
+from PIL import Image
+
+from ..terminal.display import evenly
+
+Scale = Literal["log", "linear"]
+Pen = tuple[str, list[float]]
+"""A colour and a dash pattern."""
+Curve = tuple[np.ndarray, np.ndarray]
+"""Steps (S,) and values (seeds, S); NaN where a seed has none."""
+
+INK = "currentColor"  # that of the page; black in a file
+GREY = "#8a9099"
+SHADES = ("#b35806", "#f1a340", "#f4f1ec", "#998ec3", "#542788")
+OCTAVES = (-2, -1, 0, 1, 2)
+"""Of multipliers, and their shades: orange slower, violet faster (ColorBrewer)."""
+# Okabe and Ito's palette without its yellow, which white swallows; the dash pattern
+# changes when the colours are used up. The baseline is drawn in ink.
+PALETTE = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9")
+DASHES = ([1, 0], [6, 2], [2, 2], [8, 2, 2, 2])
+POINTS = 120  # of a curve; more could not be told apart
+CELLS = 3_000  # of a map, likewise
+DIGITS = 3  # of a value in a map, likewise
+LAYERS = 12  # more of them are drawn as a map
+TICKS = 24  # layers named beside a map
+STEPS = "optimizer steps"
+WIDTH = 320
+LEGEND = alt.Legend(title=None, symbolType="stroke", symbolOpacity=1)
+CONFIG: dict[str, Any] = {
+    "background": "transparent",
+    "font": "system-ui, 'DejaVu Sans', sans-serif",
+    "title": {"anchor": "start", "color": INK, "fontSize": 12, "fontWeight": 600},
+    "view": {"stroke": None},
+    "axis": {
+        "domainColor": INK,
+        "gridColor": INK,
+        "gridOpacity": 0.1,
+        "labelColor": INK,
+        "labelLimit": 190,
+        "labelOverlap": "greedy",
+        "tickColor": INK,
+        "titleColor": INK,
+        "titleFontWeight": "normal",
+    },
+    "legend": {
+        "labelColor": INK,
+        "labelLimit": 190,
+        "titleColor": INK,
+        "titleFontWeight": "normal",
+    },
+}
+
+
+def pens_for(policies: Iterable[str]) -> dict[str, Pen]:
+    """A colour and dash for each policy, the same in all charts; ink for "uniform"."""
+    others = itertools.cycle(itertools.product(DASHES, PALETTE))
+    return {
+        name: (INK, DASHES[0]) if name == "uniform" else next(others)[::-1]
+        for name in policies
+    }
+
+
+def differences(
+    pairs: Mapping[str, Sequence[float]],
+    intervals: Mapping[str, tuple[float, float]],
+    pens: Mapping[str, Pen],
+    controls: Mapping[str, str],
+    measure: str = "test accuracy",
+) -> alt.TopLevelMixin:
+    """Each policy by its baseline: a ring a seed, a diamond for the mean, its interval.
+
+    Args:
+        pairs: by policy, the difference under each seed, in points.
+        intervals: of the means, for policies that have one.
+        pens: by policy.
+        controls: by policy, its baseline.
+        measure: what differs.
+    """
+    rows = [
+        {
+            "policy": name,
+            "label": f"{name} − {controls[name]}",
+            "seeds": _round(found),
+            "mean": _round(np.mean(found)),
+            "low": _round(intervals[name][0]) if name in intervals else None,
+            "high": _round(intervals[name][1]) if name in intervals else None,
+        }
+        for name, found in pairs.items()
+    ]
+    y = alt.Y("label:N", sort=None, title=None, axis=alt.Axis(grid=True, ticks=False))
+    base = _of_policies(rows, pens).encode(y=y)
+    told = [
+        alt.Tooltip("label:N", title="difference"),
+        alt.Tooltip("mean:Q", title="mean, points"),
+        alt.Tooltip("low:Q", title="95 % interval from"),
+        alt.Tooltip("high:Q", title="to"),
+    ]
+    x = alt.X("seeds:Q", title=f"difference in {measure}, points")
+    seed = alt.Tooltip("seeds:Q", title="one seed, points")
+    zero = alt.Chart(_data([{"x": 0}])).mark_rule(color=INK).encode(x="x:Q")
+    rings = base.transform_flatten(["seeds"]).mark_point(
+        size=18, opacity=0.7, yOffset=-7
+    )
+    interval = base.mark_rule(strokeWidth=3).encode(
+        x="low:Q", x2="high:Q", tooltip=told
+    )
+    mean = base.mark_point(shape="diamond", filled=True, size=90, opacity=1)
+    return alt.layer(
+        zero,
+        rings.encode(x=x, tooltip=[told[0], seed]),
+        interval,
+        mean.encode(x="mean:Q", tooltip=told),
+    ).properties(width=WIDTH, height=30 * len(rows))
+
+
+def curves(
+    curves: Mapping[str, Curve],
+    quantity: str,
+    against: str = STEPS,
+    pens: Mapping[str, Pen] | None = None,
+    *,
+    legend: bool = True,
+) -> alt.TopLevelMixin:
+    """Means over the seeds, in bands from the lowest to the highest seed.
+
+    A cross stands where a seed ended early. Shift and the wheel zoom, dragging moves.
+
+    Args:
+        curves: by policy.
+        quantity: name and unit of the vertical axis.
+        against: name and unit of the horizontal one.
+        pens: by policy; those of `pens_for(curves)` where it is None.
+        legend: whether the chart says which line is whose.
+    """
+    rows: list[dict[str, Any]] = []
+    ended: list[dict[str, Any]] = []
+    for name, (steps, values) in curves.items():
+        shown = evenly(len(steps), POINTS)
+        known = np.ma.masked_invalid(values[:, shown])
+        spread = known.mean(axis=0), known.min(axis=0), known.max(axis=0)
+        columns = [_round(column.filled(np.nan)) for column in spread]
+        rows += [
+            {"policy": name, "x": x, "mean": mean, "low": low, "high": high}
+            for x, mean, low, high in zip(_round(steps[shown]), *columns, strict=True)
+        ]
+        for seed in values[np.isnan(values[:, -1]) & np.isfinite(values).any(axis=1)]:
+            last = np.flatnonzero(np.isfinite(seed))[-1]
+            ended.append(
+                {"policy": name, "x": _round(steps[last]), "mean": _round(seed[last])}
+            )
+    drawn = pens_for(curves) if pens is None else pens
+    x = alt.X("x:Q", title=against, axis=alt.Axis(tickCount=5))
+    y = alt.Y("mean:Q", title=quantity, scale=alt.Scale(zero=False))
+    base = _of_policies(rows, drawn, legend=legend).encode(x=x)
+    told = [
+        alt.Tooltip("policy:N"),
+        alt.Tooltip("x:Q", title=against, format=","),
+        alt.Tooltip("mean:Q", title=f"mean {quantity}"),
+        alt.Tooltip("low:Q", title="lowest seed"),
+        alt.Tooltip("high:Q", title="highest seed"),
+    ]
+    dash = alt.StrokeDash(
+        "policy:N",
+        scale=alt.Scale(domain=[*drawn], range=[dash for _, dash in drawn.values()]),
+        legend=LEGEND if legend else None,
+    )
+    zoom = alt.selection_interval(
+        name=re.sub(r"\W", "_", f"zoom {quantity} {against}"),
+        bind="scales",
+        zoom="wheel![event.shiftKey]",
+    )
+    band = base.mark_area(opacity=0.15).encode(y="low:Q", y2="high:Q")
+    line = base.mark_line(strokeWidth=2).encode(y=y, strokeDash=dash)
+    # Points can be hovered over; they are seen where there is no line to be seen.
+    alone = max((len(steps) for steps, _ in curves.values()), default=0) == 1
+    point = base.mark_point(filled=True, size=60, opacity=float(alone))
+    cross = _of_policies(ended, drawn, legend=legend).mark_point(shape="cross")
+    return (
+        alt.layer(
+            band,
+            line,
+            point.encode(y=y, tooltip=told),
+            cross.encode(x=x, y=y, tooltip=told[:3]),
+        )
+        .properties(width=WIDTH, height=200)
+        .add_params(zoom)
+    )
+
+
+def multipliers(
+    steps: np.ndarray, values: np.ndarray, names: Sequence[str]
+) -> alt.TopLevelMixin:
+    """The multipliers, layer × step, on one scale from ¼ to 4; frozen layers are grey.
+
+    Args:
+        steps: (S,) optimizer steps, ascending.
+        values: (S, L), each row that of the steps since the one before.
+        names: the L layers, in forward order.
+    """
+    edges = np.concatenate([[0], steps])
+    colour = alt.Color(
+        "shade:Q",
+        title=None,
+        scale=alt.Scale(
+            range=[*SHADES], domain=[*OCTAVES], clamp=True, interpolate="rgb"
+        ),
+        legend=alt.Legend(
+            values=[*OCTAVES],
+            labelExpr="['≤ ¼', '½', '1', '2', '≥ 4'][datum.value + 2]",
+        ),
+    )
+    frozen = "; grey: frozen" if (values == 0).any() else ""
+    title = f"multiplier of the global learning rate{frozen}"
+    shade = "log(datum.value) / log(2)"
+    return _layer_map(
+        (edges[:-1], edges[1:]), values, names, "multiplier", shade, title, colour
+    )
+
+
+def thumbnail(values: np.ndarray) -> bytes:
+    """The multipliers (S, L), as `multipliers` draws them: a PNG, a pixel for each."""
+    shown = values[_columns(values)].T
+    with np.errstate(divide="ignore"):
+        logs = np.log2(shown)
+    ends = [[int(shade[i : i + 2], 16) for shade in SHADES] for i in (1, 3, 5)]
+    mixed = np.stack([np.interp(logs, OCTAVES, of) for of in ends], axis=-1)
+    grey = [int(GREY[i : i + 2], 16) for i in (1, 3, 5)]
+    pixels = np.where((shown > 0)[..., None], mixed, grey).round().astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).quantize(64).save(file, "png", optimize=True)
+    return file.getvalue()
+
+
+def layer_values(
+    steps: np.ndarray,
+    values: np.ndarray,
+    names: Sequence[str],
+    quantity: str,
+    scale: Scale,
+) -> alt.TopLevelMixin:
+    """A quantity of each layer over time: a line for each of a few, a map of many.
+
+    Args:
+        steps: (S,) optimizer steps, ascending.
+        values: (S, L); left out where the scale has no place for them.
+        names: the L layers, in forward order.
+        quantity: its name and unit.
+        scale: "log" or "linear".
+    """
+    drawn = np.where((values > 0) | (scale == "linear"), values, np.nan)
+    if not np.isfinite(drawn).any():
+        scale = "linear"  # a log scale of nothing is none
+    if len(names) > LAYERS:
+        last = steps[-1] - steps[-2] if len(steps) > 1 else 1
+        colour = alt.Color(
+            "shade:Q", title=None, scale=alt.Scale(type=scale, scheme="viridis")
+        )
+        edges = steps, np.append(steps[1:], steps[-1] + last)
+        grey = "" if np.isfinite(drawn).all() else "; grey: 0 or none"
+        title = f"{quantity}{grey}"
+        return _layer_map(edges, drawn, names, quantity, "datum.value", title, colour)
+    shown = evenly(len(steps), POINTS)
+    told = [
+        alt.Tooltip("name:N", title="layer"),
+        alt.Tooltip("step:Q", title=STEPS, format=","),
+        alt.Tooltip("value:Q", title=quantity),
+    ]
+    base = _of_layers({"step": steps[shown]}, drawn[shown], names).encode(
+        x=alt.X("step:Q", title=STEPS, axis=alt.Axis(tickCount=5)),
+        y=alt.Y("value:Q", title=quantity, scale=_scale(scale)),
+        color=alt.Color(
+            "name:O", title=None, sort=[*names], scale=alt.Scale(scheme="plasma")
+        ),
+    )
+    lines = base.mark_line(strokeWidth=1.6)
+    points = base.mark_point(size=50, filled=True, opacity=0)
+    alone = base.mark_point() if len(steps) == 1 else lines
+    return alt.layer(alone, points.encode(tooltip=told)).properties(
+        title=quantity, width=WIDTH, height=200
+    )
+
+
+def quantiles(
+    steps: np.ndarray, values: np.ndarray, quantity: str, title: str
+) -> alt.TopLevelMixin:
+    """How a quantity is spread, over time: its median, its middle half, its extremes.
+
+    Args:
+        steps: (S,) optimizer steps, ascending.
+        values: (S, 5) quantiles 0, ¼, ½, ¾, 1.
+        quantity: its name and unit.
+        title: of what it is.
+    """
+    shown = evenly(len(steps), POINTS)
+    drawn = np.where(values > 0, values, np.nan)[shown]
+    # Some weights do not move at all: the band then begins at the next quantile.
+    for i in (3, 2, 1, 0):
+        drawn[:, i] = np.where(np.isnan(drawn[:, i]), drawn[:, i + 1], drawn[:, i])
+    names = ("lowest", "lower", "median", "upper", "highest")
+    rows = [
+        {"step": step, **dict(zip(names, row, strict=True))}
+        for step, row in zip(_round(steps[shown]), _round(drawn), strict=True)
+    ]
+    kind = "log" if np.isfinite(drawn).any() else "linear"
+    y: dict[str, Any] = {"title": quantity, "scale": _scale(kind)}
+    base = alt.Chart(_data(rows)).encode(
+        x=alt.X("step:Q", title=STEPS, axis=alt.Axis(tickCount=5)),
+        tooltip=[f"{field}:Q" for field in ("step", *names)],
+    )
+    band = base.mark_area(color=PALETTE[0], line=False)
+    return alt.layer(
+        band.encode(y=alt.Y("lowest:Q", **y), y2="highest:Q", opacity=alt.value(0.15)),
+        band.encode(y=alt.Y("lower:Q", **y), y2="upper:Q", opacity=alt.value(0.35)),
+        base.mark_line(color=PALETTE[0], point=True).encode(y=alt.Y("median:Q", **y)),
+    ).properties(title=title, width=WIDTH, height=200)
+
+
+def savings(
+    edges: np.ndarray, frozen: np.ndarray, predicted: np.ndarray, measured: np.ndarray
+) -> alt.TopLevelMixin:
+    """Where layers were frozen, and what a step then cost, by one that trains all.
+
+    Args:
+        edges: (P + 1,) optimizer steps at which the P phases begin, and the last ends.
+        frozen: (P,) share of the layers that is frozen.
+        predicted: (P,) share of the work of a step, as the compiler counts it.
+        measured: (P,) share of its time; NaN where it is not known.
+    """
+    kinds = {
+        "layers frozen": (frozen, GREY, [1, 0]),
+        "work of a step, predicted": (predicted, PALETTE[1], [6, 2]),
+        "time of a step, measured": (measured, PALETTE[0], [1, 0]),
+    }
+    rows = [
+        {"kind": kind, "from": start, "to": stop, "share": share}
+        for kind, (shares, *_) in kinds.items()
+        for start, stop, share in zip(
+            _round(edges[:-1]), _round(edges[1:]), _round(shares), strict=True
+        )
+    ]
+    domain = {"domain": [*kinds]}
+    return (
+        alt.Chart(_data(rows))
+        .mark_rule(strokeWidth=3)
+        .encode(
+            x=alt.X("from:Q", title=STEPS, axis=alt.Axis(tickCount=5)),
+            x2="to:Q",
+            y=alt.Y("share:Q", title="share of all"),
+            color=alt.Color(
+                "kind:N",
+                title=None,
+                scale=alt.Scale(
+                    range=[colour for _, colour, _ in kinds.values()], **domain
+                ),
+                legend=alt.Legend(orient="bottom", direction="vertical"),
+            ),
+            strokeDash=alt.StrokeDash(
+                "kind:N",
+                title=None,
+                scale=alt.Scale(range=[dash for *_, dash in kinds.values()], **domain),
+            ),
+            tooltip=["kind:N", "from:Q", "to:Q", "share:Q"],
+        )
+        .properties(title="frozen layers", width=WIDTH, height=200)
+    )
+
+
+def range_test(
+    tried: np.ndarray,
+    change: np.ndarray,
+    names: Sequence[str],
+    suggestion: np.ndarray,
+    factor: np.ndarray,
+    seen: np.ndarray,
+) -> alt.TopLevelMixin:
+    """How the loss changes with the multiplier of each layer, all others being 1.
+
+    A dot marks a suggestion, with its uncertainty; a hollow one, that no difference was
+    seen. Grey: diverged.
+
+    Args:
+        tried: (M,) multipliers, ascending.
+        change: (L, M) of the loss.
+        names: the L layers, in forward order.
+        suggestion: (L,) multipliers.
+        factor: (L,) by which they are uncertain.
+        seen: (L,) bool: whether there was a difference.
+    """
+    middles = np.sqrt(tried[1:] * tried[:-1])
+    edges = np.r_[tried[0] ** 2 / middles[0], middles, tried[-1] ** 2 / middles[-1]]
+    known = np.abs(change[np.isfinite(change)])
+    most = max(known.max(initial=0), 1e-6)
+    domain = {"domain": [edges[0], edges[-1]], "nice": False}
+    colour = alt.Color(
+        "value:Q",
+        title="change of the loss",
+        scale=alt.Scale(
+            type="symlog",
+            constant=most / 100,
+            domain=[-most, -most / 10, 0, most / 10, most],
+            range=[*reversed(SHADES)],
+            interpolate="rgb",
+        ),
+    )
+    x = alt.X(
+        "from:Q",
+        title="multiplier of the layer",
+        scale=alt.Scale(type="log", **domain),
+    )
+    tooltip = ["name:N", alt.Tooltip("from:Q", title="from"), "value:Q"]
+    cells = (
+        _of_layers({"from": edges[:-1], "to": edges[1:]}, change.T, names)
+        .mark_rect(invalid="show")
+        .encode(
+            x=x,
+            x2="to:Q",
+            y=_layer_axis(names, len(names)),
+            color=alt.condition("!isValid(datum.value)", alt.value(GREY), colour),
+            tooltip=tooltip,
+        )
+    )
+    rows = [
+        {
+            "layer": i,
+            "name": name,
+            "middle": at,
+            "low": low,
+            "high": high,
+            "seen": clear,
+        }
+        for i, (name, at, low, high, clear) in enumerate(
+            zip(
+                names,
+                suggestion.tolist(),
+                (suggestion / factor).clip(*domain["domain"]).tolist(),
+                (suggestion * factor).clip(*domain["domain"]).tolist(),
+                seen.tolist(),
+                strict=True,
+            ),
+            start=1,
+        )
+    ]
+    told = alt.Chart(_data(rows)).encode(y="layer:O", tooltip=["name:N", "middle:Q"])
+    bars = told.mark_rule(color="black").encode(x="low:Q", x2="high:Q")
+    dots = told.mark_point(filled=True, opacity=1, stroke="black", size=35).encode(
+        x="middle:Q",
+        fill=alt.condition("datum.seen", alt.value("black"), alt.value("white")),
+    )
+    return alt.layer(cells, bars, dots).properties(
+        title="change of the loss; hollow: no difference seen; grey: diverged",
+        width=WIDTH,
+        height=max(120, 13 * len(names)),
+    )
+
+
+def search(
+    numbers: Mapping[str, Sequence[float]],
+    accuracies: Sequence[float],
+    importance: Mapping[str, float],
+) -> alt.TopLevelMixin:
+    """The trials of a search: accuracy by each number, the most important first.
+
+    Args:
+        numbers: by name, that of each trial.
+        accuracies: of the trials, in [0, 1].
+        importance: by name, its share of how accuracies differ.
+    """
+    found: list[alt.Chart] = []
+    for name in sorted(numbers, key=importance.__getitem__, reverse=True):
+        values = np.asarray(numbers[name])
+        wide = values.min() > 0 and values.max() > 10 * values.min()
+        rows = [
+            {"number": number, "accuracy": 100 * accuracy, "trial": trial}
+            for trial, (number, accuracy) in enumerate(
+                zip(values.tolist(), accuracies, strict=True)
+            )
+        ]
+        found.append(
+            alt.Chart(_data(rows))
+            .mark_point(color=PALETTE[0])
+            .encode(
+                x=alt.X(
+                    "number:Q", title=name, scale=_scale("log" if wide else "linear")
+                ),
+                y=alt.Y(
+                    "accuracy:Q", title="validation accuracy, %", scale=_scale("linear")
+                ),
+                tooltip=["trial:Q", "number:Q", "accuracy:Q"],
+            )
+            .properties(
+                title=f"{name}: importance {100 * importance[name]:.0f} %",
+                width=220,
+                height=180,
+            )
+        )
+    return alt.hconcat(*found)
+
+
+def spec(chart: alt.TopLevelMixin) -> dict[str, Any]:
+    """The chart in Vega-Lite, with the look of the report."""
+    with alt.utils.schemapi.debug_mode(False):  # which would check every number
+        found: dict[str, Any] = chart.to_dict()
+    return found | {"config": CONFIG}
+
+
+def save(chart: alt.TopLevelMixin, path: Path) -> None:
+    """Writes a chart as PNG, SVG or PDF, as the name of the file ends."""
+    import vl_convert
+
+    convert = getattr(vl_convert, f"vegalite_to_{path.suffix[1:]}")
+    how = {"ppi": 200} if path.suffix == ".png" else {}
+    told = spec(chart)
+    found = convert(told | {"config": told["config"] | {"background": "white"}}, **how)
+    path.write_bytes(found if isinstance(found, bytes) else found.encode())
+
+
+def _scale(kind: Scale) -> alt.Scale:
+    return alt.Scale(type="log") if kind == "log" else alt.Scale(zero=False)
+
+
+def _of_policies(
+    rows: Sequence[Mapping[str, Any]], pens: Mapping[str, Pen], *, legend: bool = False
+) -> alt.Chart:
+    """A chart of rows with a policy each, in its colour, without those hidden."""
+    colour = alt.Color(
+        "policy:N",
+        scale=alt.Scale(domain=[*pens], range=[colour for colour, _ in pens.values()]),
+        legend=LEGEND if legend else None,
+    )
+    return (
+        alt.Chart(_data(rows))
+        .add_params(alt.param(name="hidden", value=[]))
+        .transform_filter("indexof(hidden, datum.policy) < 0")
+        .encode(color=colour)
+    )
+
+
+def _layer_map(
+    edges: tuple[np.ndarray, np.ndarray],
+    values: np.ndarray,
+    names: Sequence[str],
+    quantity: str,
+    shade: str,
+    title: str,
+    colour: alt.Color,
+) -> alt.TopLevelMixin:
+    """A cell for each layer and time, the first layer on top; grey where none is."""
+    shown = _columns(values)
+    starts, stops = edges[0][shown], edges[1][shown]
+    starts[1:], stops[:-1] = stops[:-1], stops[:-1]  # no gap where some are left out
+    told = [
+        alt.Tooltip("name:N", title="layer"),
+        alt.Tooltip("from:Q", title="from step", format=","),
+        alt.Tooltip("value:Q", title=quantity),
+    ]
+    x = alt.X(
+        "from:Q", title=STEPS, scale=alt.Scale(nice=False), axis=alt.Axis(tickCount=5)
+    )
+    grey = "!isValid(datum.value) || !isFinite(datum.shade)"
+    drawn = alt.condition(grey, alt.value(GREY), colour)
+    return (
+        _of_layers({"from": starts, "to": stops}, values[shown], names)
+        .transform_calculate(shade=shade)
+        .mark_rect(invalid="show")
+        .encode(x=x, x2="to:Q", y=_layer_axis(names), color=drawn, tooltip=told)
+        .properties(title=title, width=WIDTH, height=_height(names))
+    )
+
+
+def _layer_axis(names: Sequence[str], most: int = TICKS) -> alt.Y:
+    """The first layer on top; some of many are named."""
+    ticks = [int(i) + 1 for i in evenly(len(names), most)]
+    axis = alt.Axis(values=ticks, labelExpr="names[datum.value - 1]", ticks=False)
+    return alt.Y("layer:O", title=None, axis=axis)
+
+
+def _height(names: Sequence[str]) -> int:
+    return max(120, min(13 * len(names), 400))
+
+
+def _columns(values: np.ndarray) -> np.ndarray:
+    """Which rows of (S, L) a map shows."""
+    return evenly(len(values), min(POINTS, CELLS // values.shape[1] + 1))
+
+
+def _of_layers(
+    at: Mapping[str, np.ndarray], values: np.ndarray, names: Sequence[str]
+) -> alt.Chart:
+    """A chart of a row for each layer and time: "value", "layer" from 1, its "name".
+
+    A row of the data holds all layers, so that a page does not hold names by thousands.
+    """
+    columns = [*map(_round, at.values()), _round(values, DIGITS)]
+    keys = *at, "value"
+    rows = [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]
+    return (
+        alt.Chart(_data(rows))
+        .add_params(alt.param(name="names", value=[*names]))
+        .transform_flatten(["value"])
+        .transform_window(layer="row_number()", groupby=[next(iter(at))])
+        .transform_calculate(name="names[datum.layer - 1]")
+    )
+
+
+def _data(rows: Sequence[Mapping[str, Any]]) -> alt.InlineData:
+    with alt.utils.schemapi.debug_mode(False):
+        return alt.InlineData(values=[*rows])
+
+
+def _round(values: Any, digits: int = 5) -> Any:
+    """To what a chart can show, in few letters; None for what is not finite."""
+    array = np.asarray(values, float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        exponent = np.floor(np.log10(np.abs(array)))
+        scale = 10 ** np.clip(digits - 1 - exponent, 0, 300)
+        short = np.round(array * scale) / scale
+    return np.where(np.isfinite(short), short, None).tolist()
