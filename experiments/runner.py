@@ -366,7 +366,7 @@ def _forget_checkpoints(run: _Run) -> None:
 
 
 def _end(folder: Path, console: rich.console.Console) -> None:
-    """Summary, plots and report; the short table on the terminal."""
+    """Summary and report; the short table on the terminal."""
     recorded = records.read(folder)
     report.show(report.Study(recorded), report.build(recorded), console)
 

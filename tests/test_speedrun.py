@@ -521,7 +521,7 @@ def test_figure_shows_every_look_by_seed_and_what_differs(tmp_path):
     np.testing.assert_array_equal(steps, [5, 10])
     np.testing.assert_allclose(ours, [[30, 58], [31.5, 59], [34, 62]])
     data = charts.spec(speedrun_figure.chart(record))["datasets"].values()
-    curves = [rows for rows in data if "x" in rows[0] and "policy" in rows[0]]
+    curves = [rows for rows in data if rows and {"x", "policy"} <= rows[0].keys()]
     (apart,) = (
         rows for rows in curves if {row["policy"] for row in rows} == {"uniform"}
     )

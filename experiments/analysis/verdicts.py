@@ -142,6 +142,8 @@ def _sides(rows: Sequence[Row], question: str) -> str:
             text += f" ({points(found.mean)} against {row.control}, {ends})"
         sides[side if side in sides else "no clear difference"].append(text)
     told = [f"{side} under {_some(names)}" for side, names in sides.items() if names]
+    if not sides["higher"] + sides["lower"]:
+        told = told and ["no clear difference under any policy"]
     measure = QUESTIONS[question].measure.capitalize()
     return f"{measure}: {'; '.join(told)}." if told else ""
 

@@ -4,7 +4,7 @@
         config.json     what was asked for: configuration, layers, policies, total_steps
         env.json        the processes that worked on it: versions, device, commit, …
         summary.json    the table of `compare`
-        plots/, report.html
+        report.html
         <policy>-<seed>/
             config.json, env.json   the same, of this run
             metrics.jsonl           what happened: a line an event, the truth for all

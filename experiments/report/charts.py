@@ -38,6 +38,7 @@ LAYERS = 12  # more of them are drawn as a map
 TICKS = 24  # layers named beside a map
 STEPS = "optimizer steps"
 WIDTH = 320
+TICKED = alt.Axis(tickCount=5)
 LEGEND = alt.Legend(title=None, symbolType="stroke", symbolOpacity=1)
 CONFIG: dict[str, Any] = {
     "background": "transparent",
@@ -162,7 +163,7 @@ def curves(
                 {"policy": name, "x": _round(steps[last]), "mean": _round(seed[last])}
             )
     drawn = pens_for(curves) if pens is None else pens
-    x = alt.X("x:Q", title=against, axis=alt.Axis(tickCount=5))
+    x = alt.X("x:Q", title=against, axis=TICKED)
     y = alt.Y("mean:Q", title=quantity, scale=alt.Scale(zero=False))
     base = _of_policies(rows, drawn, legend=legend).encode(x=x)
     told = [
@@ -279,8 +280,8 @@ def layer_values(
         alt.Tooltip("value:Q", title=quantity),
     ]
     base = _of_layers({"step": steps[shown]}, drawn[shown], names).encode(
-        x=alt.X("step:Q", title=STEPS, axis=alt.Axis(tickCount=5)),
-        y=alt.Y("value:Q", title=quantity, scale=_scale(scale)),
+        x=alt.X("step:Q", title=STEPS, axis=TICKED),
+        y=alt.Y("value:Q", title=None, scale=_scale(scale), axis=TICKED),
         color=alt.Color(
             "name:O", title=None, sort=[*names], scale=alt.Scale(scheme="plasma")
         ),
@@ -315,9 +316,9 @@ def quantiles(
         for step, row in zip(_round(steps[shown]), _round(drawn), strict=True)
     ]
     kind = "log" if np.isfinite(drawn).any() else "linear"
-    y: dict[str, Any] = {"title": quantity, "scale": _scale(kind)}
+    y: dict[str, Any] = {"title": quantity, "scale": _scale(kind), "axis": TICKED}
     base = alt.Chart(_data(rows)).encode(
-        x=alt.X("step:Q", title=STEPS, axis=alt.Axis(tickCount=5)),
+        x=alt.X("step:Q", title=STEPS, axis=TICKED),
         tooltip=[f"{field}:Q" for field in ("step", *names)],
     )
     band = base.mark_area(color=PALETTE[0], line=False)
@@ -356,7 +357,7 @@ def savings(
         alt.Chart(_data(rows))
         .mark_rule(strokeWidth=3)
         .encode(
-            x=alt.X("from:Q", title=STEPS, axis=alt.Axis(tickCount=5)),
+            x=alt.X("from:Q", title=STEPS, axis=TICKED),
             x2="to:Q",
             y=alt.Y("share:Q", title="share of all"),
             color=alt.Color(
@@ -566,9 +567,7 @@ def _layer_map(
         alt.Tooltip("from:Q", title="from step", format=","),
         alt.Tooltip("value:Q", title=quantity),
     ]
-    x = alt.X(
-        "from:Q", title=STEPS, scale=alt.Scale(nice=False), axis=alt.Axis(tickCount=5)
-    )
+    x = alt.X("from:Q", title=STEPS, scale=alt.Scale(nice=False), axis=TICKED)
     grey = "!isValid(datum.value) || !isFinite(datum.shade)"
     drawn = alt.condition(grey, alt.value(GREY), colour)
     return (

@@ -227,7 +227,7 @@ def test_the_page_begins_with_what_came_out(tmp_path):
     said = (
         "2 policies × 5 seeds of cnn-shallow on CIFAR-10, 64 steps a run.</strong> "
         "Test accuracy: higher under early-first (+10.0 against uniform, +9.8 to "
-        "+10.2). Learning-curve area: no clear difference under early-first."
+        "+10.2). Learning-curve area: no clear difference under any policy."
     )
     assert said in text
     assert text.index(said) < text.index("<figure")
