@@ -36,7 +36,7 @@ def curves_of(record: Record) -> dict[str, Curve]:
     return found
 
 
-def chart(record: Record) -> alt.TopLevelMixin:
+def chart(record: Record) -> alt.HConcatChart:
     """Accuracy over steps, and what differs from the control then and at the end."""
     curves = curves_of(record)
     pens, control = charts.pens_for(curves), next(iter(curves))

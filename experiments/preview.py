@@ -82,7 +82,7 @@ def foresee(policy: Policy, config: Config) -> Preview:
     return Preview(layers, tables, policy_phases(tables, config, layers))
 
 
-def chart(shown: Preview) -> alt.TopLevelMixin:
+def chart(shown: Preview) -> alt.HConcatChart:
     """The multipliers beside the rates that come of them."""
     names, multipliers = shown.layers.names, np.asarray(shown.tables.multipliers)
     steps = np.arange(1, len(multipliers) + 1)

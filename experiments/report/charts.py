@@ -12,13 +12,15 @@ from typing import Any, Literal
 
 import altair as alt
 import numpy as np
+from altair.utils.schemapi import debug_mode
 from PIL import Image
 
 from ..terminal.display import evenly
 
 Scale = Literal["log", "linear"]
-Pen = tuple[str, list[float]]
+Pen = tuple[str, Sequence[float]]
 """A colour and a dash pattern."""
+Figure = alt.Chart | alt.LayerChart | alt.FacetChart  # as Altair types its layers
 Curve = tuple[np.ndarray, np.ndarray]
 """Steps (S,) and values (seeds, S); NaN where a seed has none."""
 
@@ -67,9 +69,9 @@ CONFIG: dict[str, Any] = {
 
 def pens_for(policies: Iterable[str]) -> dict[str, Pen]:
     """A colour and dash for each policy, the same in all charts; ink for "uniform"."""
-    others = itertools.cycle(itertools.product(DASHES, PALETTE))
+    others = itertools.cycle((pen, dash) for dash in DASHES for pen in PALETTE)
     return {
-        name: (INK, DASHES[0]) if name == "uniform" else next(others)[::-1]
+        name: (INK, DASHES[0]) if name == "uniform" else next(others)
         for name in policies
     }
 
@@ -80,7 +82,7 @@ def differences(
     pens: Mapping[str, Pen],
     controls: Mapping[str, str],
     measure: str = "test accuracy",
-) -> alt.TopLevelMixin:
+) -> Figure:
     """Each policy by its baseline: a ring a seed, a diamond for the mean, its interval.
 
     Args:
@@ -134,7 +136,7 @@ def curves(
     pens: Mapping[str, Pen] | None = None,
     *,
     legend: bool = True,
-) -> alt.TopLevelMixin:
+) -> Figure:
     """Means over the seeds, in bands from the lowest to the highest seed.
 
     A cross stands where a seed ended early. Shift and the wheel zoom, dragging moves.
@@ -201,9 +203,7 @@ def curves(
     )
 
 
-def multipliers(
-    steps: np.ndarray, values: np.ndarray, names: Sequence[str]
-) -> alt.TopLevelMixin:
+def multipliers(steps: np.ndarray, values: np.ndarray, names: Sequence[str]) -> Figure:
     """The multipliers, layer × step, on one scale from ¼ to 4; frozen layers are grey.
 
     Args:
@@ -251,7 +251,7 @@ def layer_values(
     names: Sequence[str],
     quantity: str,
     scale: Scale,
-) -> alt.TopLevelMixin:
+) -> Figure:
     """A quantity of each layer over time: a line for each of a few, a map of many.
 
     Args:
@@ -296,7 +296,7 @@ def layer_values(
 
 def quantiles(
     steps: np.ndarray, values: np.ndarray, quantity: str, title: str
-) -> alt.TopLevelMixin:
+) -> Figure:
     """How a quantity is spread, over time: its median, its middle half, its extremes.
 
     Args:
@@ -331,7 +331,7 @@ def quantiles(
 
 def savings(
     edges: np.ndarray, frozen: np.ndarray, predicted: np.ndarray, measured: np.ndarray
-) -> alt.TopLevelMixin:
+) -> Figure:
     """Where layers were frozen, and what a step then cost, by one that trains all.
 
     Args:
@@ -352,7 +352,7 @@ def savings(
             _round(edges[:-1]), _round(edges[1:]), _round(shares), strict=True
         )
     ]
-    domain = {"domain": [*kinds]}
+    domain: dict[str, Any] = {"domain": [*kinds]}
     return (
         alt.Chart(_data(rows))
         .mark_rule(strokeWidth=3)
@@ -386,7 +386,7 @@ def range_test(
     suggestion: np.ndarray,
     factor: np.ndarray,
     seen: np.ndarray,
-) -> alt.TopLevelMixin:
+) -> Figure:
     """How the loss changes with the multiplier of each layer, all others being 1.
 
     A dot marks a suggestion, with its uncertainty; a hollow one, that no difference was
@@ -404,7 +404,7 @@ def range_test(
     edges = np.r_[tried[0] ** 2 / middles[0], middles, tried[-1] ** 2 / middles[-1]]
     known = np.abs(change[np.isfinite(change)])
     most = max(known.max(initial=0), 1e-6)
-    domain = {"domain": [edges[0], edges[-1]], "nice": False}
+    ends = [float(edges[0]), float(edges[-1])]
     colour = alt.Color(
         "value:Q",
         title="change of the loss",
@@ -419,7 +419,7 @@ def range_test(
     x = alt.X(
         "from:Q",
         title="multiplier of the layer",
-        scale=alt.Scale(type="log", **domain),
+        scale=alt.Scale(type="log", domain=ends, nice=False),
     )
     tooltip = ["name:N", alt.Tooltip("from:Q", title="from"), "value:Q"]
     cells = (
@@ -446,8 +446,8 @@ def range_test(
             zip(
                 names,
                 suggestion.tolist(),
-                (suggestion / factor).clip(*domain["domain"]).tolist(),
-                (suggestion * factor).clip(*domain["domain"]).tolist(),
+                np.clip(suggestion / factor, ends[0], ends[1]).tolist(),
+                np.clip(suggestion * factor, ends[0], ends[1]).tolist(),
                 seen.tolist(),
                 strict=True,
             ),
@@ -471,7 +471,7 @@ def search(
     numbers: Mapping[str, Sequence[float]],
     accuracies: Sequence[float],
     importance: Mapping[str, float],
-) -> alt.TopLevelMixin:
+) -> alt.HConcatChart:
     """The trials of a search: accuracy by each number, the most important first.
 
     Args:
@@ -510,14 +510,14 @@ def search(
     return alt.hconcat(*found)
 
 
-def spec(chart: alt.TopLevelMixin) -> dict[str, Any]:
+def spec(chart: Figure | alt.HConcatChart) -> dict[str, Any]:
     """The chart in Vega-Lite, with the look of the report."""
-    with alt.utils.schemapi.debug_mode(False):  # which would check every number
+    with debug_mode(False):  # which would check every number
         found: dict[str, Any] = chart.to_dict()
     return found | {"config": CONFIG}
 
 
-def save(chart: alt.TopLevelMixin, path: Path) -> None:
+def save(chart: Figure | alt.HConcatChart, path: Path) -> None:
     """Writes a chart as PNG, SVG or PDF, as the name of the file ends."""
     import vl_convert
 
@@ -557,7 +557,7 @@ def _layer_map(
     shade: str,
     title: str,
     colour: alt.Color,
-) -> alt.TopLevelMixin:
+) -> Figure:
     """A cell for each layer and time, the first layer on top; grey where none is."""
     shown = _columns(values)
     starts, stops = edges[0][shown], edges[1][shown]
@@ -615,7 +615,7 @@ def _of_layers(
 
 
 def _data(rows: Sequence[Mapping[str, Any]]) -> alt.InlineData:
-    with alt.utils.schemapi.debug_mode(False):
+    with debug_mode(False):
         return alt.InlineData(values=[*rows])
 
 
@@ -626,4 +626,4 @@ def _round(values: Any, digits: int = 5) -> Any:
         exponent = np.floor(np.log10(np.abs(array)))
         scale = 10 ** np.clip(digits - 1 - exponent, 0, 300)
         short = np.round(array * scale) / scale
-    return np.where(np.isfinite(short), short, None).tolist()
+    return np.where(np.isfinite(short), short, np.array(None)).tolist()

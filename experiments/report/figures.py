@@ -4,16 +4,15 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import altair as alt
 import numpy as np
 
 from ..analysis import compare
 from ..analysis.compare import Row, Run
 from ..analysis.savings import Saving
 from . import charts
-from .charts import Curve, Pen
+from .charts import Curve, Pen, Scale
 
-Charts = dict[str, alt.TopLevelMixin]
+Charts = dict[str, charts.Figure]
 """By what they show."""
 
 CURVES = (
@@ -22,7 +21,7 @@ CURVES = (
     ("validation", "loss", "validation loss, nats", 1),
 )
 SECONDS = "seconds of training"
-MEASURED = (
+MEASURED: tuple[tuple[str, str, Scale], ...] = (
     ("gradient_norm", "gradient norm", "log"),
     ("update_ratio", "relative update (norm of update ÷ of weights)", "log"),
     ("rotation", "rotation since the start (1 − cos of the angle)", "linear"),

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import altair as alt
 import jinja2
 import rich.table
 import vl_convert
@@ -36,7 +35,7 @@ def html(**told: Any) -> str:
     drawn: list[dict[str, Any]] = []
     datasets: dict[str, Any] = {}
 
-    def chart(figure: alt.TopLevelMixin) -> int:
+    def chart(figure: charts.Figure) -> int:
         spec = charts.spec(figure)
         del spec["config"]
         needed = spec.pop("datasets", {})
@@ -64,7 +63,7 @@ def html(**told: Any) -> str:
 @functools.cache
 def _vega() -> Markup:
     """Vega, Vega-Lite and Vega-Embed, as one script."""
-    script = vl_convert.javascript_bundle()
+    script: str = vl_convert.javascript_bundle()  # pyright: ignore[reportCallIssue]
     if "</script" in script.lower():
         raise RuntimeError("report: the bundle of Vega would end its script element")
     return Markup(script)
