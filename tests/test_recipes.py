@@ -185,7 +185,7 @@ def test_fastai_slice_of_one_group_is_its_end():
 
 
 def test_beit_decays_by_block():
-    names = recipe("BEiT and MAE")
+    names = recipe("BEiT")
     multipliers = by_path(names["layers"], names["multipliers"])
 
     def scale(path, decay=0.75, depth=12):
