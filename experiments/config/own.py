@@ -106,7 +106,7 @@ def files(values: Iterable[Any]) -> dict[str, Path]:
     for value in filter(is_own, values):
         if hasattr(value, "multipliers"):  # a policy, of which what it computes counts
             parts = (value.multipliers, value.layering)
-            made_by = [getattr(part, "make", part) for part in parts]
+            made_by = [getattr(part, "func", part) for part in parts]
         else:
             made_by = [value]
         for part in made_by:

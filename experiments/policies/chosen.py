@@ -9,7 +9,7 @@ from ..config import own
 from ..config.checks import unknown
 from ..config.config import PLAIN_NAME, Config
 from .catalogue import POLICIES
-from .policy import Multipliers, Number, Policy
+from .policy import Multipliers, Number, Policy, described
 
 TAKEN = ("curves", "differences")
 """Names of figures that are not of one policy."""
@@ -70,9 +70,9 @@ def named(value: Any) -> Policy:
         return POLICIES[value]
     found = own.resolve(value)
     if not isinstance(found, Policy) and callable(found):
-        summary = (getattr(found, "__doc__", None) or "").strip().partition("\n")[0]
-        name = getattr(found, "__name__", "")
         make = cast(Callable[..., Multipliers], found)
+        summary, _ = described(make)
+        name = getattr(make, "__name__", "")
         found = Policy(name, summary, source=own.label(value), multipliers=make)
     if (
         not isinstance(found, Policy)

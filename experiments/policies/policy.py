@@ -1,8 +1,10 @@
 """What a policy is: how the rates of the layers are to differ, and what is expected."""
 
 import dataclasses
+import functools
+import inspect
 from collections.abc import Callable, Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -21,37 +23,25 @@ def uniform(layers: Layers, total_steps: int) -> Multipliers:
     return np.ones(len(layers))
 
 
-@dataclasses.dataclass(frozen=True)
-class Number:
-    """A number of a policy, and between which values it may lie."""
+class Range(NamedTuple):
+    """Between which values a number may lie: stands in the annotation of a keyword."""
+
+    low: float
+    high: float
+    log: bool = False  # whether it is a factor, to be searched on a log scale
+
+
+class Number(NamedTuple):
+    """A number of a policy."""
 
     name: str
     value: float
     low: float
     high: float
-    log: bool = False
-    """Whether it is a factor, to be searched on a log scale."""
+    log: bool
 
     def __str__(self) -> str:
         return f"{self.name} {self.value:g} ({self.low:g} to {self.high:g})"
-
-    def at(self, value: float) -> "Number":
-        """The same number with another value."""
-        return dataclasses.replace(self, value=value)
-
-
-@dataclasses.dataclass(frozen=True)
-class Numbered:
-    """Multipliers that are made of numbers."""
-
-    make: Callable[..., Multipliers]
-    """(layers, total_steps, **numbers) → an array (L,) or a schedule `count -> (L,)`"""
-    numbers: tuple[Number, ...]
-
-    def __call__(self, layers: Layers, total_steps: int) -> Multipliers:
-        """The multipliers with these numbers."""
-        values = {number.name: number.value for number in self.numbers}
-        return self.make(layers, total_steps, **values)
 
 
 Direction = Literal["higher", "lower", "same", "open"]
@@ -83,8 +73,9 @@ class Policy:
     For one that anneals or rotates, the one that does so most alike."""
     expects: Expects = ANYTHING
     """The expectation in two words, read off its sentence."""
-    multipliers: Callable[[Layers, int], Multipliers] = uniform
-    """(layers, total_steps) → an array (L,) or a schedule `count -> (L,)`."""
+    multipliers: Callable[..., Multipliers] = uniform
+    """(layers, total_steps) → an array (L,) or a schedule `count -> (L,)`; keywords
+    whose annotation has a `Range` are its numbers."""
     schedule: str | None = None
     """The global schedule that belongs to it; None for that of the study."""
     layering: Layering = scheduled
@@ -94,23 +85,35 @@ class Policy:
 
     def numbers(self, rate: float) -> tuple[Number, ...]:
         """What it can be tuned by, in a study of this global rate."""
+        made_of = (
+            Number(keyword.name, keyword.default, *found)
+            for keyword in inspect.signature(self.multipliers).parameters.values()
+            for found in getattr(keyword.annotation, "__metadata__", ())
+            if isinstance(found, Range)
+        )
         own = Number("rate", self.rate or rate, rate / 10, 10 * rate, log=True)
-        made_of = self.multipliers
-        return (own, *(made_of.numbers if isinstance(made_of, Numbered) else ()))
+        return (own, *made_of)
 
     def having(self, values: Mapping[str, float]) -> "Policy":
         """The same policy with other values of the numbers that are named.
 
         Its summary, which is about its own, says so.
         """
-        made_of = self.multipliers
-        if isinstance(made_of, Numbered):
-            numbers = (n.at(values.get(n.name, n.value)) for n in made_of.numbers)
-            made_of = dataclasses.replace(made_of, numbers=tuple(numbers))
+        if not values:
+            return self
+        others = {name: values[name] for name in values if name != "rate"}
         said = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         return dataclasses.replace(
             self,
-            summary=f"{self.summary} Here instead: {said}." if said else self.summary,
+            summary=f"{self.summary} Here instead: {said}.",
             rate=values.get("rate", self.rate),
-            multipliers=made_of,
+            multipliers=functools.partial(self.multipliers, **others)
+            if others
+            else self.multipliers,
         )
+
+
+def described(function: Callable[..., Any]) -> tuple[str, str]:
+    """The first paragraph of a docstring and the others, each in one line."""
+    first, _, others = inspect.cleandoc(function.__doc__ or "").partition("\n\n")
+    return " ".join(first.split()), " ".join(others.split())

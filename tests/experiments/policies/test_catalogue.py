@@ -10,9 +10,8 @@ import pytest
 import optax_llr
 from experiments.config.choices import MEASURED, POLICY_NAMES, Schedule
 from experiments.config.config import PRESETS, Config
-from experiments.policies.catalogue import POLICIES
+from experiments.policies.catalogue import POLICIES, whole_steps
 from experiments.policies.chosen import configured, with_controls
-from experiments.policies.multipliers import whole_steps
 from experiments.policies.optimizers import scheduled
 from experiments.policies.rates import global_rate
 from experiments.training.compiling import policy_tables
