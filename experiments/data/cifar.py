@@ -12,8 +12,7 @@ import re
 import sys
 import tarfile
 import tempfile
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,9 @@ from PIL import Image
 
 from ..config.choices import SIZES
 from . import cache
-from .variants import SIDE, VARIANTS, Variant
+from .variants import SIDE, Variant
 
 TEST_IMAGES = 10_000
-PIXELS = 3 * SIDE * SIDE  # bytes of an image in an archive: red, then green, then blue
 
 logger = logging.getLogger(__name__)
 
@@ -74,24 +72,23 @@ def read_cifar(variant: Variant, archive: Path | None = None) -> Published:
     Raises:
         DataError: it is missing, damaged, or another set.
     """
+    place, option, wanted = archive, "--archive", variant.archive
+    read: Callable[[Variant, Path], Published] = _read_archive
     try:
-        if archive is None:
-            place = _find_prepared(variant)
-            files, read = sorted(place.iterdir()), _read_prepared
-        elif archive.is_file():
-            place, files, read = archive, [archive], _read_archive
-        else:
-            raise DataError(
-                f"{archive}: expected {variant.archive}, found no file. Give --archive "
-                "its path."
-            )
-        published = _cached(variant, files, lambda: read(variant, place))
-    except OSError as error:
-        option = "TFDS_DATA_DIR" if archive is None else "--archive"
-        where = error.filename or archive or option
+        if place is None:
+            option, wanted = "TFDS_DATA_DIR", f"{variant.title} prepared by TFDS"
+            place, read = _find_prepared(variant), _read_prepared
+        published = _cached(variant, place, read)
+    except DataError:
+        raise
+    except Exception as error:  # what a damaged file raises differs by the damage
+        why = f"is damaged or something else ({error}). Download or prepare it again"
+        if isinstance(error, OSError) and error.errno:  # the system's, not gzip's
+            place = error.filename or place
+            why = f"cannot be read ({error.strerror}). Make it readable"
         raise DataError(
-            f"{where}: expected {variant.title} there, but it cannot be read "
-            f"({error.strerror}). Make it readable, or give {option} another path."
+            f"{place or option}: expected {wanted}, but it {why}, or give {option} "
+            "another path."
         ) from error
     _refuse_others(variant, published, place)
     return published
@@ -99,7 +96,7 @@ def read_cifar(variant: Variant, archive: Path | None = None) -> Published:
 
 def _refuse_others(variant: Variant, published: Published, place: Path) -> None:
     """Refuses another set in the form of this one, by facts that no order changes."""
-    classes = len(variant.classes)
+    classes = SIZES[variant.name].classes
     for part, split, count, sums in zip(
         ("training", "test"),
         (published.train, published.test),
@@ -125,151 +122,82 @@ def _find_prepared(variant: Variant) -> Path:
     # TFDS itself would try the network for minutes before it says what is missing.
     data_dir = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     data_dir = Path(os.path.expanduser(data_dir))  # stays as it is without a home
-    prepare = (
-        "Prepare it where TensorFlow and a network are: `tfds build "
+    found = [
+        info
+        for info in data_dir.glob(f"{variant.name}/*/dataset_info.json")
+        if re.fullmatch(r"\d+\.\d+\.\d+", info.parent.name)
+    ]
+    if found:
+        newest = max(found, key=lambda i: [int(n) for n in i.parent.name.split(".")])
+        if b'"array_record"' in newest.read_bytes():
+            return newest.parent
+        problem = (
+            f"{newest}: expected {variant.title} as array_record, which needs no "
+            "TensorFlow; it names another format."
+        )
+    else:
+        problem = (
+            f"No {variant.title} prepared by TFDS: looked for "
+            f"{data_dir / variant.name}/<version>/dataset_info.json."
+        )
+    raise DataError(
+        f"{problem}\nPrepare it where TensorFlow and a network are: `tfds build "
         f"{variant.name} --file_format=array_record`, and name its data folder in "
         f"TFDS_DATA_DIR;\nor give --archive with a downloaded {variant.archive}, or "
         "use the bundled source 'sample'."
     )
-    found = [
-        info.parent
-        for info in data_dir.glob(f"{variant.name}/*/dataset_info.json")
-        if re.fullmatch(r"\d+\.\d+\.\d+", info.parent.name)
-    ]
-    if not found:
-        raise DataError(
-            f"No {variant.title} prepared by TFDS: looked for "
-            f"{data_dir / variant.name}/<version>/dataset_info.json.\n{prepare}"
-        )
-    newest = max(found, key=lambda folder: [int(n) for n in folder.name.split(".")])
-    try:
-        info = json.loads((newest / "dataset_info.json").read_bytes())
-        # TFDS means tfrecord where it names no format.
-        first = info.get("fileFormat", "tfrecord")
-        formats = [
-            str(name) for name in (first, *info.get("alternativeFileFormats", []))
-        ]
-    except (ValueError, AttributeError, TypeError) as error:
-        raise DataError(
-            f"{newest}: dataset_info.json is not what TFDS writes: {error}.\n{prepare}"
-        ) from error
-    if "array_record" not in formats:
-        raise DataError(
-            f"{newest}: expected {variant.title} as array_record, which is read "
-            f"without TensorFlow, got {' and '.join(formats)}.\n{prepare}"
-        )
-    return newest
 
 
 def _read_prepared(variant: Variant, folder: Path) -> Published:
     import tensorflow_datasets as tfds  # slow to import, and not needed with a cache
 
-    try:
-        train, test = tfds.data_source(
-            f"{variant.name}:{folder.name}",
-            split=["train", "test"],
-            data_dir=folder.parent.parent,
-            download=False,
-            decoders={"image": tfds.decode.SkipDecoding()},
-        )
-        return Published(_decode(train), _decode(test))
-    except Exception as error:  # what a damaged file raises differs by the damage
-        raise DataError(
-            f"{folder}: the {variant.title} prepared there cannot be read ({error}). "
-            "Prepare it again with TFDS."
-        ) from error
+    train, test = tfds.data_source(
+        f"{variant.name}:{folder.name}",
+        split=["train", "test"],
+        data_dir=folder.parent.parent,
+        download=False,
+        decoders={"image": tfds.decode.SkipDecoding()},
+    )
+    return Published(_decode(train), _decode(test))
 
 
 def _decode(source: Any) -> Split:
-    images, labels = [], []
-    for start in range(0, len(source), 500):
-        # Twice as fast as one by one.
-        batch = source.__getitems__(range(start, min(start + 500, len(source))))
-        for example in batch:
-            with Image.open(io.BytesIO(example["image"])) as picture:
-                images.append(np.asarray(picture))
-            labels.append(example["label"])
-    return Split(np.stack(images), np.array(labels, np.int32))
+    examples = source.__getitems__(range(len(source)))  # faster than one by one
+    pictures = (Image.open(io.BytesIO(example["image"])) for example in examples)
+    images = np.stack([np.asarray(picture) for picture in pictures])
+    return Split(images, np.array([e["label"] for e in examples], np.int32))
 
 
 def _read_archive(variant: Variant, path: Path) -> Published:
+    # All at once, because gzip's own checksum stands at the very end.
+    unzipped = io.BytesIO(gzip.decompress(path.read_bytes()))
     contents: dict[str, bytes] = {}
-    packed = path.read_bytes()
-    try:
-        # All at once, because gzip's own checksum stands at the very end.
-        unzipped = io.BytesIO(gzip.decompress(packed))
-        with tarfile.open(fileobj=unzipped) as archive:
-            for member in archive:
-                if member.isfile() and (file := archive.extractfile(member)):
-                    contents[Path(member.name).name] = file.read()
-    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        raise DataError(
-            f"{path}: expected {variant.archive}, but it is damaged or something else "
-            f"({error}). Download it again."
-        ) from error
-    try:
-        return _parse(variant, contents)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
-
-
-def _parse(variant: Variant, contents: dict[str, bytes]) -> Published:
-    if missing := variant.files - contents.keys():
-        for other in VARIANTS.values():
-            if other.files <= contents.keys():
-                raise DataError(
-                    f"expected {variant.archive}, got {other.archive}. Give the "
-                    f"former, or take the source {other.name!r}."
-                )
-        raise DataError(
-            f"expected {variant.archive}, which holds "
-            f"{', '.join(sorted(variant.files))}; missing: "
-            f"{', '.join(sorted(missing))}."
-        )
-    classes = contents[variant.classes_file].decode(errors="replace").split()
-    if classes != list(variant.classes):
-        raise DataError(
-            f"expected the classes of {variant.title}, {variant.classes[0]} to "
-            f"{variant.classes[-1]}, in {variant.classes_file}, got "
-            f"{', '.join(classes)}."
-        )
-
-    def split(files: Sequence[str], images: int) -> Split:
-        each = images // len(files)
-        parts = [_records(variant, name, contents[name], each) for name in files]
-        return Split(
-            np.concatenate([part.images for part in parts]),
-            np.concatenate([part.labels for part in parts]),
-        )
-
+    with tarfile.open(fileobj=unzipped) as archive:
+        for member in archive:
+            if member.isfile() and (file := archive.extractfile(member)):
+                contents[Path(member.name).name] = file.read()
+    if missing := {*variant.train_files, variant.test_file} - contents.keys():
+        got = ", ".join(sorted(contents)) or "nothing"
+        raise ValueError(f"without {', '.join(sorted(missing))}; it holds {got}")
+    train = b"".join(contents[name] for name in variant.train_files)
     return Published(
-        split(variant.train_files, SIZES[variant.name].images),
-        split([variant.test_file], TEST_IMAGES),
+        _split(variant, train), _split(variant, contents[variant.test_file])
     )
 
 
-def _records(variant: Variant, name: str, content: bytes, count: int) -> Split:
-    size = variant.label_bytes + PIXELS
-    if len(content) != count * size:
-        raise DataError(
-            f"expected {count:,} records of {size} bytes in {name}, got {len(content)} "
-            "bytes."
-        )
-    records = np.frombuffer(content, np.uint8).reshape(count, size)
-    labels = records[:, variant.label_bytes - 1].astype(np.int32)
-    if labels.max() >= (classes := len(variant.classes)):
-        raise DataError(
-            f"expected labels below {classes} in {name}, got {labels.max()}."
-        )
-    images = records[:, variant.label_bytes :].reshape(count, 3, SIDE, SIDE)
-    return Split(np.ascontiguousarray(images.transpose(0, 2, 3, 1)), labels)
+def _split(variant: Variant, content: bytes) -> Split:
+    records = np.frombuffer(content, np.uint8)
+    records = records.reshape(-1, variant.label_bytes + 3 * SIDE * SIDE)
+    labels, pixels = np.split(records, [variant.label_bytes], axis=1)
+    images = pixels.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
+    return Split(np.ascontiguousarray(images), labels[:, -1].astype(np.int32))
 
 
 def _cached(
-    variant: Variant, files: Sequence[Path], read: Callable[[], Published]
+    variant: Variant, place: Path, read: Callable[[Variant, Path], Published]
 ) -> Published:
-    """Reads the cache of these files if it is whole, else the files themselves."""
-    kept = cache.folder() / f"{variant.name}-{_identity(files)}.npz"
+    """Reads the cache of this file or folder if it is whole, else that itself."""
+    kept = cache.folder() / f"{variant.name}-{_identity(place)}.npz"
     try:
         return _load_cache(kept)
     except FileNotFoundError:
@@ -280,7 +208,7 @@ def _cached(
         )
     except Exception as error:  # damage shows in many ways, none of them is fatal
         logger.warning("The cache %s is damaged (%s); it is made anew.", kept, error)
-    published = read()
+    published = read(variant, place)
     try:
         _save_cache(kept, published)
     except OSError as error:
@@ -292,7 +220,8 @@ def _cached(
     return published
 
 
-def _identity(files: Sequence[Path]) -> str:
+def _identity(place: Path) -> str:
+    files = [place] if place.is_file() else sorted(place.iterdir())
     stats = [(file.name, file.stat()) for file in files]
     facts = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
@@ -300,13 +229,11 @@ def _identity(files: Sequence[Path]) -> str:
 
 def _load_cache(path: Path) -> Published:
     # Opened here, because NumPy forgets to close a file that is no archive.
-    with path.open("rb") as file, np.load(file) as arrays:
-        published = Published(
-            Split(arrays["train_images"], arrays["train_labels"]),
-            Split(arrays["test_images"], arrays["test_labels"]),
-        )
-        if arrays["checksum"].item() != published.checksum:
-            raise ValueError("its contents do not match their checksum")
+    with path.open("rb") as file, np.load(file) as stored:
+        *arrays, checksum = (stored[name] for name in stored.files)
+    published = Published(Split(*arrays[:2]), Split(*arrays[2:]))
+    if checksum.item() != published.checksum:
+        raise ValueError("its contents do not match their checksum")
     return published
 
 

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 as published: their files, classes, and sums of pixels."""
+"""CIFAR-10 and CIFAR-100 as published: their files, and sums of pixels."""
 
 import dataclasses
 
@@ -18,10 +18,8 @@ class Variant:
     train_files: tuple[str, ...]
     """Of the archive, with the same number of images in each."""
     test_file: str
-    classes_file: str
     label_bytes: int
     """Labels before the pixels of an image; the last is the one that is trained on."""
-    classes: tuple[str, ...]
     mean: np.ndarray
     """Of each channel over the training images, pixels in [0, 1], float32, (3,)."""
     std: np.ndarray
@@ -29,25 +27,14 @@ class Variant:
     sums: tuple[tuple[int, ...], tuple[int, ...]]
     """Of the pixels of each channel, over all training and over all test images."""
 
-    @property
-    def files(self) -> set[str]:
-        """What is read of the archive."""
-        return {*self.train_files, self.test_file, self.classes_file}
 
-
-# fmt: off
 CIFAR10 = Variant(
     name="cifar10",
     title="CIFAR-10",
     archive="cifar-10-binary.tar.gz",
     train_files=tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
     test_file="test_batch.bin",
-    classes_file="batches.meta.txt",
     label_bytes=1,
-    classes=(
-        "airplane", "automobile", "bird", "cat", "deer",
-        "dog", "frog", "horse", "ship", "truck",
-    ),
     mean=np.array([0.49140, 0.48216, 0.44653], np.float32),
     std=np.array([0.24703, 0.24349, 0.26159], np.float32),
     sums=(
@@ -61,24 +48,7 @@ CIFAR100 = Variant(
     archive="cifar-100-binary.tar.gz",
     train_files=("train.bin",),
     test_file="test.bin",
-    classes_file="fine_label_names.txt",
     label_bytes=2,
-    classes=(
-        "apple", "aquarium_fish", "baby", "bear", "beaver", "bed", "bee", "beetle",
-        "bicycle", "bottle", "bowl", "boy", "bridge", "bus", "butterfly", "camel",
-        "can", "castle", "caterpillar", "cattle", "chair", "chimpanzee", "clock",
-        "cloud", "cockroach", "couch", "crab", "crocodile", "cup", "dinosaur",
-        "dolphin", "elephant", "flatfish", "forest", "fox", "girl", "hamster", "house",
-        "kangaroo", "keyboard", "lamp", "lawn_mower", "leopard", "lion", "lizard",
-        "lobster", "man", "maple_tree", "motorcycle", "mountain", "mouse", "mushroom",
-        "oak_tree", "orange", "orchid", "otter", "palm_tree", "pear", "pickup_truck",
-        "pine_tree", "plain", "plate", "poppy", "porcupine", "possum", "rabbit",
-        "raccoon", "ray", "road", "rocket", "rose", "sea", "seal", "shark", "shrew",
-        "skunk", "skyscraper", "snail", "snake", "spider", "squirrel", "streetcar",
-        "sunflower", "sweet_pepper", "table", "tank", "telephone", "television",
-        "tiger", "tractor", "train", "trout", "tulip", "turtle", "wardrobe", "whale",
-        "willow_tree", "wolf", "woman", "worm",
-    ),
     mean=np.array([0.50708, 0.48655, 0.44092], np.float32),
     std=np.array([0.26733, 0.25644, 0.27615], np.float32),
     # No CIFAR-100 was at hand: of published means, × 255 × pixels, whole up to 1e-6.
@@ -87,5 +57,4 @@ CIFAR100 = Variant(
         (1_328_830_313, 1_272_680_636, 1_153_999_502),
     ),
 )
-# fmt: on
 VARIANTS = {variant.name: variant for variant in (CIFAR10, CIFAR100)}

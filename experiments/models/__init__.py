@@ -1,4 +1,4 @@
-"""The models, all for images of 32 × 32: `make` builds each by its name in `MODELS`.
+"""The models, all for images of 32 × 32: `make` builds each by its name.
 
 | module      | models, with their parameters in millions for ten classes            |
 | ----------- | -------------------------------------------------------------------- |
@@ -24,7 +24,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from ..config import own
-from ..config.choices import MODELS, norms
+from ..config.choices import norms
 from .densenet import DenseNet
 from .layca import CNN1, CNN2
 from .parts import Parts
@@ -59,7 +59,7 @@ def make(
     dtype: DTypeLike = jnp.float32,
     norm: str = "own",
 ) -> nnx.Module:
-    """Makes a model by its name in `MODELS`, or one of one's own.
+    """Makes a model by its name in `choices.MODELS`, or one of one's own.
 
     Args:
         model: see above; or a function (num_classes, rngs) → nnx.Module, or
@@ -75,8 +75,7 @@ def make(
         num_classes). All its variables but the parameters are batch statistics.
 
     Raises:
-        ValueError: for a name that is no model, a norm that the model cannot have, or
-            one's own that is no module.
+        ValueError: for one's own that is no module.
     """
     if own.is_own(model):
         made = own.resolve(model)(num_classes, rngs)
@@ -86,11 +85,5 @@ def make(
                 f"{type(made).__name__}"
             )
         return made
-    if model not in MODELS:
-        raise ValueError(f"model: expected one of {', '.join(MODELS)}; got {model!r}")
-    if norm not in ("own", *(known := norms(model))):
-        raise ValueError(
-            f"norm: expected own or one of {', '.join(known)} for {model}; got {norm!r}"
-        )
-    parts = Parts(rngs, dtype, known[0] if norm == "own" else norm)
+    parts = Parts(rngs, dtype, norms(model)[0] if norm == "own" else norm)
     return _BUILD[model](num_classes, parts)

@@ -1,5 +1,6 @@
 """The policies of a study: ours by their names, and those of one's own."""
 
+import collections
 import dataclasses
 import difflib
 from collections.abc import Callable, Mapping
@@ -22,14 +23,20 @@ def configured(config: Config) -> dict[str, Policy]:
         ValueError: a number is no policy's, or out of its range; or there are two
             policies of one name, or one of one's own is none.
     """
-    asked = [named(value) for value in config.policies]
-    every = POLICIES | {policy.name: policy for policy in asked}
+    asked: dict[str, Policy] = {}
+    for policy in map(named, config.policies):
+        if policy.name in asked or POLICIES.get(policy.name, policy) is not policy:
+            raise ValueError(
+                f"policies: two are called {policy.name!r}; give the one of your own "
+                "another name"
+            )
+        asked[policy.name] = policy
     known = {
         f"{policy.name}.{number.name}": number
-        for policy in every.values()
+        for policy in (POLICIES | asked).values()
         for number in policy.numbers(config.rate)
     }
-    values: dict[str, dict[str, float]] = {name: {} for name in every}
+    values = collections.defaultdict[str, dict[str, float]](dict)
     for key, value in config.numbers.items():
         if key not in known:
             nearest = difflib.get_close_matches(key, known, n=1)
@@ -43,15 +50,7 @@ def configured(config: Config) -> dict[str, Policy]:
         if value != known[key].value:
             policy, _, number = key.rpartition(".")
             values[policy][number] = value
-    found: dict[str, Policy] = {}
-    for policy in asked:
-        if policy.name in found or POLICIES.get(policy.name, policy) is not policy:
-            raise ValueError(
-                f"policies: two are called {policy.name!r}; give the one of your own "
-                "another name"
-            )
-        found[policy.name] = policy.having(values[policy.name])
-    return found
+    return {name: policy.having(values[name]) for name, policy in asked.items()}
 
 
 def named(value: Any) -> Policy:
@@ -93,15 +92,13 @@ def with_controls(config: Config) -> tuple[Config, list[str]]:
     Returns:
         That, and the names of those that joined.
     """
-    names = dict.fromkeys(policy.name for policy in map(named, config.policies))
-    policies, joined = list(config.policies), list[str]()
-    for value in policies:  # which grows
-        if (control := named(value).control) not in names:
-            names[control] = None
-            policies.append(control)
-            joined.append(control)
+    policies, joined = [named(value) for value in config.policies], list[str]()
+    for policy in policies:  # which grows
+        if policy.control not in [other.name for other in policies]:
+            policies.append(named(policy.control))
+            joined.append(policy.control)
     # Controls first, as a study that is cut short has them then.
-    ordered = (*reversed(policies[len(config.policies) :]), *config.policies)
+    ordered = (*reversed(joined), *config.policies)
     return dataclasses.replace(config, policies=ordered), joined
 
 

@@ -107,10 +107,8 @@ def measured(opt_state: Any) -> jax.Array | None:
     def is_adapted(node: Any) -> bool:
         return isinstance(node, AdaptLayersState)
 
-    for node in jax.tree.leaves(opt_state, is_leaf=is_adapted):
-        if is_adapted(node):
-            return node.scale.multipliers
-    return None
+    nodes = jax.tree.leaves(opt_state, is_leaf=is_adapted)
+    return next((n.scale.multipliers for n in nodes if is_adapted(n)), None)
 
 
 def optimizer(config: Config, layers: Layers, layering: Layering = scheduled) -> Chain:
@@ -119,88 +117,50 @@ def optimizer(config: Config, layers: Layers, layering: Layering = scheduled) ->
     The global rate and the multipliers are hyperparameters in the state, by the names
     `rate` and `multipliers`, set anew at each step.
     """
-    ours = {
-        "sgd": _sgd,
-        "nesterov": _nesterov,
-        "adamw": _adamw,
-        "lars": _lars,
-        "lamb": _lamb,
-        "muon": functools.partial(_muon, layers),
-    }
-    inner = (
-        _own(config.optimizer)
-        if own.is_own(config.optimizer)
-        else ours[str(config.optimizer)]
-    )
-    coupled = config.weight_decay if config.decay == "coupled" else 0.0
-
-    def make(rate: Any) -> Chain:
-        return inner(rate, config.momentum, coupled)
 
     def decay(rate: Any) -> optax.GradientTransformation:
         return optax.add_decayed_weights(-rate * config.weight_decay)
 
-    def following(rate: Any) -> Chain:
-        return optax.chain(make(rate), decay(rate))
+    def make(rate: Any) -> Chain:
+        made = _undecayed(config, layers, rate)
+        return optax.chain(made, decay(rate)) if config.decay == "following" else made
 
     def chain(rate: jax.Array, multipliers: jax.Array) -> Chain:
-        told = Told(rate, multipliers)
-        match config.decay:
-            case "following":
-                return layering(following, told, config, layers)
-            case "ignoring":
-                return optax.chain(layering(make, told, config, layers), decay(rate))
-            case _:
-                return layering(make, told, config, layers)
+        layered = layering(make, Told(rate, multipliers), config, layers)
+        if config.decay == "ignoring":
+            return optax.chain(layered, decay(rate))
+        return layered
 
     return optax.inject_hyperparams(chain)(rate=0.0, multipliers=np.ones(len(layers)))
 
 
-def _own(value: Any) -> Callable[..., Chain]:
-    """An optimizer of the user's."""
-    make = own.resolve(value)
-
-    def checked(rate: Any, momentum: float, coupled: float) -> Chain:
-        found = make(rate, momentum, coupled)
-        if not isinstance(found, optax.GradientTransformation):
+def _undecayed(config: Config, layers: Layers, rate: Any) -> Chain:
+    """The optimizer by its name, with the decay that is coupled and no other."""
+    beta, name = config.momentum, config.optimizer
+    coupled = config.weight_decay if config.decay == "coupled" else 0.0
+    if own.is_own(name):
+        made = own.resolve(name)(rate, beta, coupled)
+        if not isinstance(made, optax.GradientTransformation):
             raise ValueError(
-                f"optimizer: {own.label(value)} must return an "
-                f"optax.GradientTransformation; got {type(found).__name__}"
+                f"optimizer: {own.label(name)} must return an "
+                f"optax.GradientTransformation; got {type(made).__name__}"
             )
-        return optax.with_extra_args_support(found)
-
-    return checked
-
-
-def _sgd(rate: jax.Array, momentum: float, coupled: float) -> Chain:
-    return optax.chain(
-        optax.add_decayed_weights(coupled), optax.sgd(rate, momentum=momentum)
-    )
-
-
-def _nesterov(rate: jax.Array, momentum: float, coupled: float) -> Chain:
-    return optax.chain(
-        optax.add_decayed_weights(coupled),
-        optax.sgd(rate, momentum=momentum, nesterov=True),
-    )
+        return optax.with_extra_args_support(made)
+    match name:
+        case "lars":
+            return optax.lars(rate, weight_decay=coupled, momentum=beta)
+        case "lamb":
+            return optax.lamb(rate, b1=beta, weight_decay=coupled)
+        case "muon":
+            made = _muon(layers, rate, beta)
+        case "adamw":  # whose decay is never coupled
+            made = optax.adam(rate, b1=beta)
+        case _:
+            made = optax.sgd(rate, momentum=beta, nesterov=name == "nesterov")
+    return optax.chain(optax.add_decayed_weights(coupled), made)
 
 
-def _adamw(rate: jax.Array, momentum: float, coupled: float) -> Chain:
-    """Decay is apart by definition: a valid configuration never has it coupled."""
-    return optax.chain(
-        optax.add_decayed_weights(coupled), optax.adam(rate, b1=momentum)
-    )
-
-
-def _lars(rate: jax.Array, momentum: float, coupled: float) -> Chain:
-    return optax.lars(rate, weight_decay=coupled, momentum=momentum)
-
-
-def _lamb(rate: jax.Array, momentum: float, coupled: float) -> Chain:
-    return optax.lamb(rate, b1=momentum, weight_decay=coupled)
-
-
-def _muon(layers: Layers, rate: jax.Array, momentum: float, coupled: float) -> Chain:
+def _muon(layers: Layers, rate: Any, momentum: float) -> optax.GradientTransformation:
     """Muon for the kernels of hidden layers; NAdam, with b1 = 0.9, for all others.
 
     Hidden are all levels but the first and the last, as Muon's author has it. A kernel
@@ -220,12 +180,9 @@ def _muon(layers: Layers, rate: jax.Array, momentum: float, coupled: float) -> C
         axes = tuple(range(leaf.ndim))
         return MuonDimensionNumbers(axes[:inputs], axes[inputs:])
 
-    return optax.chain(
-        optax.add_decayed_weights(coupled),
-        optax.contrib.muon(
-            rate,
-            beta=momentum,
-            muon_weight_dimension_numbers=functools.partial(tree_map_with_path, matrix),
-            consistent_rms=0.2,
-        ),
+    return optax.contrib.muon(
+        rate,
+        beta=momentum,
+        muon_weight_dimension_numbers=functools.partial(tree_map_with_path, matrix),
+        consistent_rms=0.2,
     )

@@ -142,7 +142,7 @@ class Program:
     ):
         """Builds the model in the abstract, without weights."""
         self._config, self._divided = config, divided
-        self._classes = len(dataset.classes)
+        self._classes = dataset.classes
         self._mean, self._std = dataset.mean, dataset.std
         self._dtype = jnp.dtype(config.dtype)
         shape = dataset.train.images.shape[1:]

@@ -30,9 +30,7 @@ COMMAND = ["python", "-m", "experiments", "study"]
 def empty_dataset():
     nothing = cifar.Split(np.zeros((0, 32, 32, 3), np.uint8), np.zeros(0, np.int32))
     three = np.zeros(3)
-    return data.Dataset(
-        *("fake", nothing, nothing, nothing, ("cat", "dog"), three, three, "c0ffee")
-    )
+    return data.Dataset(*("fake", nothing, nothing, nothing, 2, three, three, "c0ffee"))
 
 
 class FakeTrainer:

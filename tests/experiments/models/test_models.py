@@ -598,16 +598,3 @@ def test_a_step_of_sgd_keeps_shapes_and_types_of_the_others(name):
         lambda a: (a.shape, a.dtype), state
     )
     assert (loss.shape, loss.dtype) == ((), jnp.float32)
-
-
-def test_unknown_model_is_refused():
-    with pytest.raises(ValueError, match=r"model: expected one of .*'resnet19'"):
-        make("resnet19", 10, nnx.Rngs(0))
-
-
-@pytest.mark.parametrize(
-    ("name", "norm"), [("vit", "batch"), ("resnet20", "layer"), ("lstm-rows", "")]
-)
-def test_norm_that_a_model_cannot_have_is_refused(name, norm):
-    with pytest.raises(ValueError, match=rf"norm: expected own or .* for {name}; got"):
-        make(name, 10, nnx.Rngs(0), norm=norm)

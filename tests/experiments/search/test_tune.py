@@ -41,7 +41,7 @@ def split(label):
 def dataset():
     three = np.zeros(3)
     splits = split(0), split(1), split(2)
-    return data.Dataset("fake", *splits, ("cat", "dog"), three, three, "c0ffee")
+    return data.Dataset("fake", *splits, 2, three, three, "c0ffee")
 
 
 class FakeTrainer:
