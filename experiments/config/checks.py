@@ -3,7 +3,6 @@
 import difflib
 import functools
 import re
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -18,6 +17,9 @@ WORDS = {
     "float_type": "a number",
     "bool_type": "true or false",
     "string_type": "text",
+    "string_pattern_mismatch": (
+        "a plain folder name of up to 100 letters, digits and . _ -"
+    ),
     "path_type": "a path",
     "tuple_type": "a list",
     "dict_type": "an object of names and values",
@@ -36,6 +38,11 @@ def unknown(value: Any, choices: Sequence[str]) -> str:
     close = difflib.get_close_matches(str(value), choices, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return f"unknown {value!r}{hint} (known: {', '.join(choices)})"
+
+
+def must(asked: Any, field: str, wanted: str) -> ValueError:
+    """What is wrong with the value of a field, in one line."""
+    return ValueError(f"{field} must be {wanted}; got {getattr(asked, field)}")
 
 
 def said(error: pydantic.ValidationError, known: Sequence[str] = ()) -> str:
@@ -61,7 +68,7 @@ def said(error: pydantic.ValidationError, known: Sequence[str] = ()) -> str:
         choices = re.findall("'([^']*)'", first.get("ctx", {})["expected"])
         return f"{field}: {unknown(first['input'], choices)}"
     wanted = " or ".join(dict.fromkeys(map(_wanted, ones)))
-    got = textwrap.shorten(str(first["input"]), 80)
+    got = " ".join(str(first["input"]).split())[:80] or "nothing"
     return f"{field} must be {wanted}; got {got}"
 
 

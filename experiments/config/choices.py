@@ -28,6 +28,7 @@ Data = Literal["sample", "cifar10", "cifar100"]
 Optimizer = Literal["sgd", "nesterov", "adamw", "lars", "lamb", "muon"]
 Decay = Literal["coupled", "following", "ignoring"]
 Schedule = Literal["constant", "piecewise", "triangular", "onecycle", "cosine", "sgdr"]
+OPTIMIZERS: tuple[str, ...] = typing.get_args(Optimizer)
 MODELS: tuple[str, ...] = typing.get_args(Model)
 SCHEDULED: tuple[str, ...] = typing.get_args(Scheduled)
 """Policies that are known before the run."""

@@ -1,50 +1,31 @@
 """What a study is made of: one frozen dataclass that checks itself, and its presets."""
 
 import dataclasses
-import re
-import typing
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
 from pydantic import AfterValidator, BeforeValidator, Field, Strict
 
-from . import own
-from .checks import STRICT, checked, unknown
-from .choices import (
-    MEASURED,
-    MODELS,
-    POLICY_NAMES,
-    SCHEDULED,
-    SIZES,
-    Data,
-    Decay,
-    Measured,
-    Model,
-    Norm,
-    Optimizer,
-    Schedule,
-    Scheduled,
-    Sizes,
-    norms,
-)
+from . import choices, own
+from .checks import STRICT, checked, must, unknown
 from .own import Own
 
 TRAIN_LINES = 128
 """Training metrics are fetched from the device about this many times a run."""
 MOST_STEPS = 10_000_000
-PLAIN_NAME = re.compile(r"\w[\w.-]{0,99}")
+PLAIN_NAME = r"^\w[\w.-]{0,99}$"
 """What may become the name of a file or folder: no path, and not too long for one."""
 
 Item = TypeVar("Item")
 
 
-def _known(*choices: str) -> BeforeValidator:
-    """One of the choices, or an object of one's own."""
+def _known(*names: str) -> BeforeValidator:
+    """One of these names, or an object of one's own."""
 
     def check(value: Any) -> Any:
-        if not own.is_own(value) and value not in choices:
-            raise ValueError(unknown(value, choices) + f", or {own.METAVAR}")
+        if not own.is_own(value) and value not in names:
+            raise ValueError(unknown(value, names) + f", or {own.METAVAR}")
         return value
 
     return BeforeValidator(check)
@@ -56,19 +37,13 @@ def _distinct(items: tuple[Item, ...]) -> tuple[Item, ...]:
     return items
 
 
-def _plain(name: str) -> str:
-    if not PLAIN_NAME.fullmatch(name):
-        raise ValueError(
-            "must be a plain folder name of up to 100 letters, digits and . _ -; got "
-            f"{name[:200]!r}"
-        )
-    return name
-
-
 Share = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+PolicyName = Annotated[
+    choices.Scheduled | choices.Measured | Own, _known(*choices.POLICY_NAMES)
+]
 Several = (Strict(False), AfterValidator(_distinct))
 """For fields that hold several things: a list does as well, and all are distinct."""
 
@@ -78,24 +53,16 @@ Several = (Strict(False), AfterValidator(_distinct))
 class Config:
     """One study: policies × seeds on one model and one data set."""
 
-    name: Annotated[str, AfterValidator(_plain)] = "demo"
+    name: Annotated[str, Field(pattern=PLAIN_NAME)] = "demo"
     """Name of the study and of its folder; a study that was begun there goes on."""
-    model: Annotated[Model | Own, _known(*MODELS)] = "cnn-shallow"
+    model: Annotated[choices.Model | Own, _known(*choices.MODELS)] = "cnn-shallow"
     """One of ours, or a function (num_classes, rngs) → nnx.Module: images → logits."""
-    norm: Norm = "own"
+    norm: choices.Norm = "own"
     """Norm of the model's layers: own (what the model is known with), batch, group or
     none, as far as the model has a choice."""
-    policies: Annotated[
-        tuple[Annotated[Scheduled | Measured | Own, _known(*POLICY_NAMES)], ...],
-        Field(min_length=1),
-        *Several,
-    ] = (
-        "uniform",
-        "early-first",
-        "late-first",
-        "three-stage",
-        "uniform-cosine",
-        "freezeout",
+    policies: Annotated[tuple[PolicyName, ...], Field(min_length=1), *Several] = (
+        *("uniform", "early-first", "late-first"),
+        *("three-stage", "uniform-cosine", "freezeout"),
     )
     """Layer policies to compare, `python -m experiments policies` lists ours; or a
     `Policy`, or a function (layers, total_steps) → multipliers. What one is compared
@@ -115,9 +82,9 @@ class Config:
     """Images a step; the incomplete batch at the end of an epoch is left out."""
     rate: Positive = 0.02
     """Largest global learning rate; the schedule starts from or rises to it."""
-    schedule: Schedule = "piecewise"
+    schedule: choices.Schedule = "piecewise"
     """Global schedule; piecewise is ×0.1 at 50, 75 and 90 % of the run."""
-    optimizer: Annotated[Optimizer | Own, _known(*typing.get_args(Optimizer))] = "sgd"
+    optimizer: Annotated[choices.Optimizer | Own, _known(*choices.OPTIMIZERS)] = "sgd"
     """One of Optax's, or a function (learning_rate, momentum, weight_decay) →
     optax.GradientTransformation; the multipliers come behind it."""
     momentum: BelowOne = 0.9
@@ -125,7 +92,7 @@ class Config:
     weights to Adam, that keeps 0.9."""
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5e-4
     """Weight decay."""
-    decay: Decay = "coupled"
+    decay: choices.Decay = "coupled"
     """How the weights decay: coupled (through the gradient, or for lamb through its
     trust ratio), following (apart from it, times the multipliers of the layers) or
     ignoring (apart from it, the same for every layer)."""
@@ -134,7 +101,7 @@ class Config:
     ema: BelowOne = 0.0
     """Decay a step of the moving average of the weights that is evaluated in place of
     the weights; 0 for none."""
-    data: Annotated[Data | Own, _known(*SIZES)] = "sample"
+    data: Annotated[choices.Data | Own, _known(*choices.SIZES)] = "sample"
     """The bundled sample of CIFAR-10 (2,000 images to train on), the whole of cifar10
     or cifar100, or a function () → ((images, labels), (images, labels)) to train on and
     to test on, uint8 (n, height, width, channels) and whole numbers (n,)."""
@@ -191,37 +158,20 @@ class Config:
     @pydantic.model_validator(mode="after")
     def _check(self) -> "Config":
         """What no field can know alone; of data of one's own `check_sizes` says it."""
-        for ok, field, wanted in [
-            (
-                self.norm in ("own", *norms(self.model)),
-                "norm",
-                f"{' or '.join(('own', *norms(self.model)))} for this model",
-            ),
-            (
-                self.decay != "coupled" or self.optimizer != "adamw",
-                "decay",
-                "following or ignoring with adamw, which is Adam with its decay apart",
-            ),
-            (
-                self.archive is None or self.data in ("cifar10", "cifar100"),
-                "archive",
-                "absent unless data is cifar10 or cifar100",
-            ),
-            (
-                self.devices in (1, "all") or not self.distributed,
-                "devices",
-                "all, or left out, where several processes train on all of theirs",
-            ),
-            (
-                self.stack == 1 or not self.distributed,
-                "stack",
-                "1 where several processes train one run",
-            ),
-        ]:
-            if not ok:
-                raise ValueError(
-                    f"{field} must be {wanted}; got {getattr(self, field)}"
-                )
+        if self.norm not in (known := ("own", *choices.norms(self.model))):
+            raise must(self, "norm", f"{' or '.join(known)} for this model")
+        if self.decay == "coupled" and self.optimizer == "adamw":
+            wanted = (
+                "following or ignoring with adamw, which is Adam with its decay apart"
+            )
+            raise must(self, "decay", wanted)
+        if self.archive is not None and self.data not in ("cifar10", "cifar100"):
+            raise must(self, "archive", "absent unless data is cifar10 or cifar100")
+        if self.distributed and self.devices not in (1, "all"):
+            wanted = "all, or left out, where several processes train on all of theirs"
+            raise must(self, "devices", wanted)
+        if self.distributed and self.stack != 1:
+            raise must(self, "stack", "1 where several processes train one run")
         if not own.is_own(self.data):
             check_sizes(self)
         return self
@@ -239,25 +189,24 @@ class Config:
 
     def record(self) -> dict[str, Any]:
         """What records hold of it: names in place of objects, and all seeds."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         named = ("model", "data", "optimizer", "logger")
-        return fields | {
-            **{name: own.label(fields[name]) for name in named},
+        return vars(self) | {
+            **{name: own.label(getattr(self, name)) for name in named},
             "policies": [own.label(policy) for policy in self.policies],
             "seeds": list(self.run_seeds),
         }
 
     @property
-    def sizes(self) -> Sizes:
+    def sizes(self) -> choices.Sizes:
         """Those of the data; data of one's own are loaded for it, once.
 
         Raises:
             ValueError: they cannot be.
         """
         if not own.is_own(self.data):
-            return SIZES[str(self.data)]
+            return choices.SIZES[str(self.data)]
         found = own.arrays(self.data)
-        return Sizes(
+        return choices.Sizes(
             images=len(found.train_labels),
             classes=1 + int(max(found.train_labels.max(), found.test_labels.max())),
             shape=found.train_images.shape[1:],
@@ -306,42 +255,28 @@ def check_sizes(config: Config) -> None:
     """
     (images, classes, shape), left = config.sizes, config.training_images
     side = min(shape[:2])
-    for ok, field, wanted in [
-        (
-            classes <= config.validation <= images - classes,
-            "validation",
-            f"between {classes} and {images - classes}, as there are {images} training "
-            f"images of {classes} classes",
-        ),
-        (
-            left >= classes,
-            "train_fraction",
-            f"large enough for an image of each of the {classes} classes",
-        ),
-        (
-            config.batch_size <= left,
-            "batch_size",
-            f"between 1 and the {left} training images",
-        ),
-        (
-            config.crop_padding < side,
-            "crop_padding",
-            f"between 0 and {side - 1} pixels",
-        ),
-        (config.cutout <= side, "cutout", f"between 0 and {side} pixels"),
-    ]:
-        if not ok:
-            raise ValueError(f"{field} must be {wanted}; got {getattr(config, field)}")
-    if not 1 <= config.total_steps <= MOST_STEPS:
-        raise ValueError(
-            f"epochs must make 1 to {MOST_STEPS:,} steps, at {config.steps_per_epoch} "
-            f"steps an epoch; got {config.epochs}"
+    if not classes <= config.validation <= images - classes:
+        wanted = f"{classes} and {images - classes}, as there are {images} training"
+        raise must(
+            config, "validation", f"between {wanted} images of {classes} classes"
         )
+    if left < classes:
+        wanted = f"large enough for an image of each of the {classes} classes"
+        raise must(config, "train_fraction", wanted)
+    if config.batch_size > left:
+        raise must(config, "batch_size", f"between 1 and the {left} training images")
+    if config.crop_padding >= side:
+        raise must(config, "crop_padding", f"between 0 and {side - 1} pixels")
+    if config.cutout > side:
+        raise must(config, "cutout", f"between 0 and {side} pixels")
+    if not 1 <= config.total_steps <= MOST_STEPS:
+        steps = f"at {config.steps_per_epoch} steps an epoch"
+        raise must(config, "epochs", f"1 to {MOST_STEPS:,} steps long, {steps}")
 
 
 _SHALLOW = Config(
     name="cifar10-shallow",
-    policies=SCHEDULED,
+    policies=choices.SCHEDULED,
     epochs=8,
     batch_size=128,
     rate=0.05,
@@ -355,7 +290,7 @@ PRESETS = {
     "demo": Config(epochs=12, measurements=20),
     "cifar10-shallow": _SHALLOW,
     "cifar10-measured": dataclasses.replace(
-        _SHALLOW, name="cifar10-measured", policies=("uniform", *MEASURED)
+        _SHALLOW, name="cifar10-measured", policies=("uniform", *choices.MEASURED)
     ),
     "cifar10-resnet20": Config(
         name="cifar10-resnet20",

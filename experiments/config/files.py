@@ -1,6 +1,5 @@
 """Configurations in files: JSON objects with some fields of `Config`, or all."""
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -33,13 +32,12 @@ def read(path: Path) -> Config:
             f"{str(path)!r} must hold an object of fields, such as "
             f'{{"model": "vgg5"}}; got {json.dumps(given):.60}'
         )
-    fields = [field.name for field in dataclasses.fields(Config)]
-    demo = {name: getattr(PRESETS["demo"], name) for name in fields}
+    demo = vars(PRESETS["demo"])
     try:
         text = json.dumps(demo | given, default=str)
         return _CONFIG.validate_json(text)
     except pydantic.ValidationError as error:
-        raise ValueError(f"{str(path)!r}: {said(error, fields)}") from None
+        raise ValueError(f"{str(path)!r}: {said(error, list(demo))}") from None
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -151,54 +151,43 @@ def arrays(value: Any) -> Arrays:
     Raises:
         ValueError: it returns something else.
     """
-    wanted = "((images, labels), (images, labels))"
+    name, wanted = f"data: {label(value)}", "((images, labels), (images, labels))"
     try:
         given = resolve(value)()
     except OSError as error:
-        raise ValueError(
-            f"data: {label(value)} cannot read its files: {error}"
-        ) from error
+        raise ValueError(f"{name} cannot read its files: {error}") from error
     try:
-        (train_images, train_labels), (test_images, test_labels) = given
+        train, test = ((images, labels) for images, labels in given)
     except (TypeError, ValueError):
         raise ValueError(
-            f"data: {label(value)} must return {wanted}; got {type(given).__name__}"
+            f"{name} must return {wanted}; got {type(given).__name__}"
         ) from None
-    given = (train_images, train_labels, test_images, test_labels)
-    found = Arrays(*map(np.asarray, given))
-    for part, (images, labels) in {"train": found[:2], "test": found[2:]}.items():
-        _check_arrays(f"data: {label(value)}, {part}", images, labels)
-    if found.train_labels.max() < 1:
+    found = Arrays(*map(np.asarray, (*train, *test)))
+    for part, images, labels in (("train", *found[:2]), ("test", *found[2:])):
+        if images.ndim != 4 or images.dtype != np.uint8:
+            raise ValueError(
+                f"{name}, {part} images: expected (n, height, width, channels), uint8; "
+                f"got {images.shape}, {images.dtype}"
+            )
+        if (
+            not labels.size
+            or labels.shape != images.shape[:1]
+            or labels.dtype.kind not in "iu"
+            or labels.min() < 0
+            or labels.max() < (part == "train")
+        ):
+            raise ValueError(
+                f"{name}, {part} labels: expected ({len(images)},), whole numbers from "
+                "0 up, one an image, of two classes or more; got "
+                f"{labels.shape}, {labels.dtype}: {np.unique(labels)[:9]}"
+            )
+    shapes = found.train_images.shape[1:], found.test_images.shape[1:]
+    if shapes[0] != shapes[1]:
         raise ValueError(
-            f"data: {label(value)}: expected two classes or more, with labels from 0 "
-            "up; got label 0 alone"
-        )
-    if found.train_images.shape[1:] != found.test_images.shape[1:]:
-        raise ValueError(
-            f"data: {label(value)}: images to train on are "
-            f"{found.train_images.shape[1:]} and to test on "
-            f"{found.test_images.shape[1:]}; expected the same height, width and "
-            "channels"
+            f"{name}: images to train on are {shapes[0]} and to test on {shapes[1]}; "
+            "expected the same height, width and channels"
         )
     return found
-
-
-def _check_arrays(where: str, images: np.ndarray, labels: np.ndarray) -> None:
-    if images.ndim != 4 or images.dtype != np.uint8:
-        raise ValueError(
-            f"{where} images: expected (n, height, width, channels), uint8; got "
-            f"{images.shape}, {images.dtype}"
-        )
-    if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
-        raise ValueError(
-            f"{where} labels: expected ({len(images)},), whole numbers, one an image; "
-            f"got {labels.shape}, {labels.dtype}"
-        )
-    if not len(labels) or labels.min() < 0:
-        raise ValueError(
-            f"{where} labels: expected whole numbers from 0 up; got "
-            f"{labels.min() if len(labels) else 'none'}"
-        )
 
 
 @functools.cache

@@ -3,14 +3,12 @@
 | module      | models, with their parameters in millions for ten classes            |
 | ----------- | -------------------------------------------------------------------- |
 | plain       | cnn-shallow .16; vgg5 4.5, vgg8 4.4, vgg11 9.8, vgg13 9.9, vgg16     |
-|             | 15.2, vgg19 20.6                                                     |
-| layca       | layca-cnn1 4.3, layca-cnn2 15.0                                      |
+|             | 15.2, vgg19 20.6; layca-cnn1 4.3, layca-cnn2 15.0                    |
 | residual    | resnet20 .27, resnet56 .86, resnet110 1.7, resnet18 11.2; wrn16-4    |
 |             | 2.7, wrn28-10 36.5                                                   |
 | densenet    | densenet76 .49                                                       |
-| transformer | vit 2.7 and vit12 5.4, of 6 and 12 blocks, on patches of 4 × 4;      |
-|             | transformer-rows .81 on rows of pixels                               |
-| recurrent   | lstm-rows .25                                                        |
+| sequences   | vit 2.7 and vit12 5.4, of 6 and 12 blocks, on patches of 4 × 4;      |
+|             | transformer-rows .81 and lstm-rows .25 on rows of pixels             |
 
 `parts` has what they share: what is a layer's norm, and what stands in for it.
 """
@@ -26,12 +24,10 @@ from jax.typing import DTypeLike
 from ..config import own
 from ..config.choices import norms
 from .densenet import DenseNet
-from .layca import CNN1, CNN2
 from .parts import Parts
-from .plain import VGG, VGG_STAGES, ShallowCNN
-from .recurrent import RowsLSTM
+from .plain import CNN1, CNN2, VGG, VGG_STAGES, ShallowCNN
 from .residual import ResNet, WideResNet
-from .transformer import Transformer
+from .sequences import RowsLSTM, Transformer
 
 _BUILD: dict[str, Callable[[int, Parts], nnx.Module]] = {
     "cnn-shallow": ShallowCNN,

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -59,22 +60,15 @@ class Parts:
         References:
             Wu & He, Group Normalization, arXiv:1803.08494
         """
-        match self.norm:
-            case "batch":
-                norm = functools.partial(nnx.BatchNorm, momentum=0.9)
-            case "group":
-                norm = functools.partial(nnx.GroupNorm, num_groups=_groups(features))
-            case "layer":
-                norm = nnx.LayerNorm
-            case _:
-                return nnx.identity
-        return norm(
-            features,
-            use_scale=self.affine,
-            use_bias=self.affine,
-            dtype=self.dtype,
-            rngs=self.rngs,
-        )
+        if self.norm == "none":
+            return nnx.identity
+        norms: dict[str, Callable[..., Layer]] = {
+            "batch": functools.partial(nnx.BatchNorm, momentum=0.9),
+            "group": functools.partial(nnx.GroupNorm, num_groups=_groups(features)),
+            "layer": nnx.LayerNorm,
+        }
+        affine = {"use_scale": self.affine, "use_bias": self.affine}
+        return norms[self.norm](features, **affine, dtype=self.dtype, rngs=self.rngs)
 
     def branch_end(self) -> Layer:
         """What a residual branch ends with: without a norm, a scalar that starts at 0.
@@ -88,15 +82,13 @@ class Parts:
         """
         return SkipInit() if self.norm == "none" else nnx.identity
 
+    def dense(self, inputs: int, outputs: int, **options: Any) -> nnx.Linear:
+        """A dense layer with nothing behind it, and Flax's own initial weights."""
+        return nnx.Linear(inputs, outputs, **options, dtype=self.dtype, rngs=self.rngs)
+
     def hidden(self, inputs: int, outputs: int) -> nnx.Linear:
         """A dense layer with a ReLU behind it."""
-        return nnx.Linear(
-            inputs, outputs, kernel_init=self.init, dtype=self.dtype, rngs=self.rngs
-        )
-
-    def dense(self, inputs: int, outputs: int) -> nnx.Linear:
-        """A dense layer with nothing behind it, and Flax's own initial weights."""
-        return nnx.Linear(inputs, outputs, dtype=self.dtype, rngs=self.rngs)
+        return self.dense(inputs, outputs, kernel_init=self.init)
 
 
 class SkipInit(nnx.Module):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -62,14 +63,9 @@ class VGG(nnx.Module):
     """
 
     def __init__(self, depth: int, num_classes: int, parts: Parts):
-        stages = VGG_STAGES[depth]
-        widths = (3, *VGG_WIDTHS[: len(stages)])
-        self.stages = nnx.List(
-            Stage(convs, *shape, parts)
-            for convs, shape in zip(stages, itertools.pairwise(widths), strict=True)
-        )
-        side = 32 // 2 ** len(stages)
-        self.hidden1 = parts.hidden(side * side * widths[-1], 512)
+        self.stages = _stages(VGG_STAGES[depth], parts)
+        side, width = 32 // 2 ** len(self.stages), VGG_WIDTHS[len(self.stages) - 1]
+        self.hidden1 = parts.hidden(side * side * width, 512)
         self.hidden2 = parts.hidden(512, 512)
         self.head = parts.dense(512, num_classes)
 
@@ -96,3 +92,68 @@ class Stage(nnx.Module):
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = nnx.relu(norm(conv(x)))
         return max_halve(x)
+
+
+def _stages(convs: Sequence[int], parts: Parts) -> nnx.List[Stage]:
+    """VGG's, with so many convolutions each."""
+    shapes = itertools.pairwise((3, *VGG_WIDTHS))  # of which it may take the first
+    return nnx.List(Stage(n, *s, parts) for n, s in zip(convs, shapes, strict=False))
+
+
+# The two networks for CIFAR-10 with which layer rotation was studied, arXiv:1806.01603.
+#
+# Both are known from the authors' code. Kernels are all that it trains: no layer has a
+# bias, and the norms have no scale and bias. What differs here is the batch statistics,
+# a moving average over some 10 batches where theirs went over 100 (momentum .9, not
+# .99), with 1e-5, not 1e-3, added to the variance; and that convolutions have a bias
+# where there is no norm.
+
+
+class CNN1(nnx.Module):
+    """C10-CNN1: four stages of six 3×3 convolutions, of 32, 64, 128 and 256 channels.
+
+    The norm comes behind the ReLU; 2×2 max-pooling between the stages, the mean over
+    all pixels at the end. He's uniform initial weights, in the head too.
+    """
+
+    def __init__(self, num_classes: int, parts: Parts):
+        init = nnx.initializers.he_uniform()
+        parts = dataclasses.replace(parts, init=init, affine=False)
+        widths = [3] + [32] * 6 + [64] * 6 + [128] * 6 + [256] * 6
+        self.convs = nnx.List(parts.conv(*s) for s in itertools.pairwise(widths))
+        self.norms = nnx.List(parts.normalise(width) for width in widths[1:])
+        self.head = parts.dense(256, num_classes, kernel_init=init, use_bias=False)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Images (n, 32, 32, 3) → logits (n, num_classes)."""
+        x = images
+        for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+            if i in (6, 12, 18):
+                x = max_halve(x)
+            x = norm(nnx.relu(conv(x)))
+        return self.head(x.mean((1, 2))).astype(jnp.float32)
+
+
+class CNN2(nnx.Module):
+    """C10-CNN2: the convolutions of VGG-16, a hidden layer of 512 with a norm, no more.
+
+    A VGG for CIFAR that was published on the Torch blog in 2015, without its dropout.
+    He's normal initial weights, in the head too. The hidden layer is a 1×1 convolution,
+    since of the image one pixel is left.
+    """
+
+    def __init__(self, num_classes: int, parts: Parts):
+        parts = dataclasses.replace(parts, affine=False)
+        self.stages = _stages(VGG_STAGES[16], parts)
+        self.hidden, self.norm = parts.conv(512, 512, 1), parts.normalise(512)
+        self.head = parts.dense(
+            512, num_classes, kernel_init=parts.init, use_bias=False
+        )
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Images (n, 32, 32, 3) → logits (n, num_classes)."""
+        x = images
+        for stage in self.stages:
+            x = stage(x)
+        x = nnx.relu(self.norm(self.hidden(x)))
+        return self.head(x.reshape(len(x), -1)).astype(jnp.float32)

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import difflib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -75,7 +76,7 @@ def named(value: Any) -> Policy:
         found = Policy(name, summary, source=own.label(value), multipliers=make)
     if (
         not isinstance(found, Policy)
-        or not PLAIN_NAME.fullmatch(found.name)
+        or not re.fullmatch(PLAIN_NAME, found.name)
         or found.name in TAKEN
     ):
         raise ValueError(

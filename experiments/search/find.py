@@ -1,6 +1,5 @@
 """What a range test is made of: a configuration, and how far and how often to look."""
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,7 +7,7 @@ import pydantic
 import tyro
 from pydantic import Field
 
-from ..config.checks import STRICT, checked
+from ..config.checks import STRICT, checked, must
 from ..config.config import Config, check_sizes
 
 
@@ -45,17 +44,13 @@ class Find:
                 f"warmup + horizon must be at most the {steps} steps of a run; got "
                 f"{self.warmup} + {self.horizon}"
             )
-        if self.config.devices != 1 or self.config.distributed:
-            raise ValueError(
-                "devices must be 1 for a range test, and distributed absent; got "
-                f"{self.config.devices}"
-                f"{', distributed' if self.config.distributed else ''}"
-            )
+        for field, wanted in (("devices", 1), ("distributed", False)):
+            if getattr(self.config, field) != wanted:
+                raise must(self.config, field, f"{wanted} for a range test")
 
     def record(self) -> dict[str, Any]:
         """What records hold of it."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return fields | {"config": self.config.record()}
+        return vars(self) | {"config": self.config.record()}
 
     @property
     def folder(self) -> Path:

@@ -3,7 +3,7 @@
 import functools
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -81,27 +81,20 @@ class Probe:
         """
         runs = list(itertools.product(multipliers, repeats))
         size = self._stack(len(runs))
-        found = [self._measured(group) for group in self._groups(runs, size, name)]
-        losses = np.concatenate(found)[: len(runs)]
-        return losses.reshape(len(multipliers), len(repeats))
-
-    def _groups(
-        self, runs: Sequence[Any], size: int, name: str
-    ) -> Iterator[Sequence[Any]]:
-        """So many runs at once, the last ones filled up; shown on a terminal."""
-        with tqdm.tqdm(
+        groups = [runs[begin : begin + size] for begin in range(0, len(runs), size)]
+        found: list[np.ndarray] = []
+        for group in tqdm.tqdm(
+            groups,
             desc=name,
-            total=len(runs),
             disable=None,
             leave=False,
             dynamic_ncols=True,
-            bar_format="{desc} {bar:8} {n_fmt}/{total_fmt} runs, {remaining} left",
-        ) as bar:
-            for begin in range(0, len(runs), size):
-                signals.check()
-                group = runs[begin : begin + size]
-                yield stacking.filled(group, size)
-                bar.update(len(group))
+            bar_format="{desc} {bar:8} {n_fmt}/{total_fmt}, {remaining} left",
+        ):
+            signals.check()
+            found.append(self._measured(stacking.filled(group, size)))
+        losses = np.concatenate(found)[: len(runs)]
+        return losses.reshape(len(multipliers), len(repeats))
 
     def _stack(self, runs: int) -> int:
         """How many runs are trained at once."""

@@ -99,6 +99,5 @@ def _write_best(search: Search, counted: Mapping[str, Sequence[FrozenTrial]]) ->
     )
     path = search.folder / "best.json"
     # From a command line, on which what is one's own goes by a name too.
-    fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    records.write_json(path, fields)
+    records.write_json(path, vars(config))
     return str(path)

@@ -8,7 +8,7 @@ import pydantic
 import tyro
 from pydantic import Field
 
-from ..config.checks import STRICT, checked
+from ..config.checks import STRICT, checked, must
 from ..config.config import Config
 
 ONE_BY_ONE = "whose trials run one by one: give the command once for each worker"
@@ -38,10 +38,8 @@ class Search:
         """
         alone = (("stack", 1), ("distributed", False), ("logger", "none"))
         for field, wanted in alone:
-            if (got := getattr(self.config, field)) != wanted:
-                raise ValueError(
-                    f"{field} must be {wanted} in a search, {ONE_BY_ONE}; got {got}"
-                )
+            if getattr(self.config, field) != wanted:
+                raise must(self.config, field, f"{wanted} in a search, {ONE_BY_ONE}")
         dataclasses.replace(self.config, name=self.name)  # which refuses a long one
 
     @property

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import math
 from collections.abc import Mapping
-from typing import Any, Protocol
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
@@ -17,6 +16,7 @@ from ..records import records
 from ..terminal import signals
 from ..terminal.progress import Progress
 from ..training.running import Forgetful
+from ..training.trainer import Trainer
 from .search import Search
 
 SEED = 2**31
@@ -26,14 +26,6 @@ WARMUP = 0.3
 OWN = "own"
 """Marks the trial of the numbers that the policy has without a search."""
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-
-
-class AnyTrainer(Protocol):
-    """What a search asks of `trainer.Trainer`."""
-
-    def run(self, policy: Policy, seed: int, journal: Any) -> records.Event:
-        """Trains once; writes every event, and returns the last, of kind "end"."""
-        ...
 
 
 class PolicySearch:
@@ -81,7 +73,7 @@ class PolicySearch:
         """What is least for the policy that goes next."""
         return len(self.counted()), len(self._in(TrialState.RUNNING))
 
-    def try_once(self, trainer: AnyTrainer) -> str:
+    def try_once(self, trainer: Trainer) -> str:
         """Trains with other numbers; says in a line what came of it."""
         trial = self._ask()
         title = f"{self.name}, trial {len(self.counted()) + 1}/{self._trials}"
@@ -175,7 +167,7 @@ class _Watched(Forgetful):
         signals.check()
 
 
-class _Seeded(optuna.samplers.BaseSampler):
+class _Seeded(optuna.samplers.TPESampler):
     """TPE with a seed of its own for each trial.
 
     So one worker gives the same search each time, also where it was stopped (of trials
@@ -183,38 +175,14 @@ class _Seeded(optuna.samplers.BaseSampler):
     """
 
     def __init__(self, search_seed: int, policy: str):
+        super().__init__()
         self._of = f"{search_seed} {policy}"
-        self._tpe = optuna.samplers.TPESampler()
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        before = [
-            other
+        before = sum(
+            other.number < trial.number and other.state != TrialState.FAIL
             for other in study.get_trials(deepcopy=False)
-            if other.number < trial.number and other.state != TrialState.FAIL
-        ]
-        digest = hashlib.sha256(f"{self._of} {len(before)}".encode()).digest()
-        self._tpe = optuna.samplers.TPESampler(seed=int.from_bytes(digest[:4]))
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        return self._tpe.infer_relative_search_space(study, trial)
-
-    def sample_relative(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        search_space: dict[str, BaseDistribution],
-    ) -> dict[str, Any]:
-        return self._tpe.sample_relative(study, trial, search_space)
-
-    def sample_independent(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        return self._tpe.sample_independent(
-            study, trial, param_name, param_distribution
         )
+        digest = hashlib.sha256(f"{self._of} {before}".encode()).digest()
+        super().__init__(seed=int.from_bytes(digest[:4]))
+        super().before_trial(study, trial)

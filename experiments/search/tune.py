@@ -19,8 +19,6 @@ import sqlalchemy.exc
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-import optax_llr
-
 from ..asked import computed, keep_files
 from ..config import own
 from ..config.config import Config
@@ -34,7 +32,7 @@ from ..training.program import abstract
 from ..training.trainer import Trainer
 from . import results as tune_results
 from .search import Search
-from .trials import AnyTrainer, PolicySearch
+from .trials import PolicySearch
 
 ELSEWHERE = {*run_directory.MANNERS, "policies", "seeds", "marks"}
 """Fields that change nothing in what a trial of one policy finds out."""
@@ -44,7 +42,7 @@ def run(
     search: Search,
     dataset: Dataset,
     command: Sequence[str],
-    make_trainer: Callable[[Config, Dataset], AnyTrainer] = Trainer,
+    make_trainer: Callable[[Config, Dataset], Trainer] = Trainer,
 ) -> int:
     """Searches, or goes on with a search, until every policy has its trials.
 
@@ -91,45 +89,21 @@ def _begin(
     search: Search, session: Mapping[str, Any], say: Callable[[str], None]
 ) -> list[PolicySearch]:
     """The searches of all policies; refuses those that were begun otherwise."""
-    asked = search.config.record()
-    asked = {field: asked[field] for field in asked if field not in ELSEWHERE}
-    asked |= {
+    config, storage, searches = search.config, _storage(search), list[PolicySearch]()
+    record, versions = config.record(), session["versions"]
+    asked = {field: record[field] for field in record if field not in ELSEWHERE} | {
         "search_seed": search.search_seed,
         "data_checksum": session["data_checksum"],
+        "files": own.hashes((config.model, config.data, config.optimizer)),
     }
-    config = search.config
-    asked |= {"files": own.hashes((config.model, config.data, config.optimizer))}
-    computes = computed(config, _layers(config))
-    storage, searches = _storage(search), list[PolicySearch]()
-    for name, policy in configured(search.config).items():
+    computes = computed(config, abstract(config, *config.sizes[1:]).layers)
+    for name, policy in configured(config).items():
         searches.append(PolicySearch(search, policy, storage))
-        study = searches[-1].study
-        _check_begun(study, records.plain(asked), session["versions"])
-        _check_computed(study, computes[name])
+        _check_begun(searches[-1].study, records.plain(asked), computes[name], versions)
     begun = searches[0].study.user_attrs["versions"]
-    if begun != session["versions"]:
-        say(f"begun with versions {begun}, now {session['versions']}")
+    if begun != versions:
+        say(f"begun with versions {begun}, now {versions}")
     return searches
-
-
-def _layers(config: Config) -> optax_llr.Layers:
-    _, classes, shape = config.sizes
-    return abstract(config, classes, shape).layers
-
-
-def _check_computed(study: optuna.Study, computes: Mapping[str, Any]) -> None:
-    """Writes down what a policy computes; refuses to go on with another."""
-    before = study.user_attrs.get("computes", computes)
-    differing, _ = run_directory.otherwise(
-        {study.study_name: {"computes": before}},
-        {study.study_name: {"computes": computes}},
-    )
-    if differing:
-        raise ValueError(
-            f"the search {study.study_name!r} was begun with another policy of this "
-            f"name: {'; '.join(differing)}. Give another --name"
-        )
-    study.set_user_attr("computes", computes)
 
 
 def _storage(search: Search) -> BaseStorage:
@@ -163,27 +137,35 @@ def _database(url: str, tries: int = 5) -> BaseStorage:
 
 
 def _check_begun(
-    study: optuna.Study, asked: Mapping[str, Any], versions: Mapping[str, str]
+    study: optuna.Study,
+    asked: Mapping[str, Any],
+    computes: Mapping[str, Any],
+    versions: Mapping[str, str],
 ) -> None:
     """Writes down what a search is begun with; refuses to go on with another."""
-    before = study.user_attrs.get("begun")
-    if before is None:
-        study.set_user_attr("versions", versions)
-        study.set_user_attr("begun", asked)
-        return
+    found = study.user_attrs
+    before = found.get("begun", asked)
     if "source" in before:  # as older versions called the data
         before |= {"data_checksum": before["data"], "data": before.pop("source")}
-    if differing := run_directory.differences(
-        before, {**dict.fromkeys(before), **asked}
-    ):
+    name = study.study_name
+    differing, _ = run_directory.otherwise(
+        {name: {"computes": found.get("computes", computes)}},
+        {name: {"computes": computes}},
+    )
+    differing += run_directory.differences(before, {**dict.fromkeys(before), **asked})
+    if differing:
         raise ValueError(
-            f"the search {study.study_name!r} was begun otherwise: "
-            f"{'; '.join(differing)}. Give the same to go on with it, or another --name"
+            f"the search {name!r} was begun otherwise: {'; '.join(differing)}. Give "
+            "the same to go on with it, or another --name"
         )
+    begun = {"versions": versions, "begun": asked, "computes": computes}
+    for field, value in begun.items():
+        if field not in found:
+            study.set_user_attr(field, value)
 
 
 def _work(
-    searches: list[PolicySearch], trainer: AnyTrainer, say: Callable[[str], None]
+    searches: list[PolicySearch], trainer: Trainer, say: Callable[[str], None]
 ) -> None:
     """One trial after another, of the policy that has the fewest."""
     while left := [policy for policy in searches if policy.left]:

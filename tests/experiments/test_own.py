@@ -106,7 +106,7 @@ def test_data_of_one_s_own_of_any_size_are_divided_and_normalised(here):
     config = Config(data="my_file.py:load", validation=90, batch_size=10)
     assert config.sizes == (300, 3, (64, 64, 3))
     loaded = dataset.load(config.data, validation=config.validation)
-    assert (loaded.name, loaded.classes) == ("my_file.py:load", ("0", "1", "2"))
+    assert (loaded.name, loaded.classes) == ("my_file.py:load", 3)
     assert len(loaded.train) == config.training_images == 210
     pixels = np.load(here / "images.npz")["train_images"].reshape(-1, 3) / 255
     np.testing.assert_allclose(loaded.mean, pixels.mean(0), rtol=1e-6)
@@ -131,7 +131,7 @@ LABELS = "np.arange(9)"
         (
             f"f = lambda: (({IMAGES}, {LABELS}), ({IMAGES}, {LABELS} - 1))",
             "data",
-            "test labels: expected whole numbers from 0 up; got -1",
+            r"test labels: .*whole numbers from 0 up, .*: \[-1 +0",
         ),
         (
             f"f = lambda: (({IMAGES}, {LABELS}), ({IMAGES}[:, 1:], {LABELS}))",

@@ -87,8 +87,11 @@ def test_evaluations_come_about_as_often_as_asked_for():
         ({"epochs": 0}, "epochs must be above 0; got 0"),
         ({"epochs": float("nan")}, "epochs must be.*got nan"),
         ({"epochs": 1e18}, "epochs must be at most 10,000,000; got 1e"),
-        ({"epochs": 1e6}, "epochs must make 1 to 10,000,000 steps, at 50 steps"),
-        ({"epochs": 0.001}, "epochs must make 1 to"),
+        (
+            {"epochs": 1e6},
+            "epochs must be 1 to 10,000,000 steps long, at 50 steps",
+        ),
+        ({"epochs": 0.001}, "epochs must be 1 to"),
         ({"epochs": "two"}, "epochs must be a number; got two"),
         ({"rate": -0.1}, "rate must be above 0; got -0.1"),
         ({"rate": float("nan")}, "rate must be a finite number; got nan"),
