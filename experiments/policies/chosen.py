@@ -4,14 +4,14 @@ import collections
 import dataclasses
 import difflib
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any
 
 from ..config import own
 from ..config.checks import unknown
 from ..config.config import PLAIN_NAME, Config
 from .catalogue import POLICIES
-from .policy import Multipliers, Number, Policy, described
+from .policy import Number, Policy, described
 
 TAKEN = ("curves", "differences")
 """Names of figures that are not of one policy."""
@@ -70,10 +70,8 @@ def named(value: Any) -> Policy:
         return POLICIES[value]
     found = own.resolve(value)
     if not isinstance(found, Policy) and callable(found):
-        make = cast(Callable[..., Multipliers], found)
-        summary, _ = described(make)
-        name = getattr(make, "__name__", "")
-        found = Policy(name, summary, source=own.label(value), multipliers=make)
+        name, (summary, _) = getattr(found, "__name__", ""), described(found)
+        found = Policy(name, summary, source=own.label(value), multipliers=found)
     if (
         not isinstance(found, Policy)
         or not re.fullmatch(PLAIN_NAME, found.name)

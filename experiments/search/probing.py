@@ -15,7 +15,7 @@ from optax_llr import freeze_phases
 
 from ..data.dataset import Dataset
 from ..models.convolution import compiler_options
-from ..policies.chosen import configured
+from ..policies.chosen import configured, with_controls
 from ..terminal import signals
 from ..training import stacking
 from ..training.compiling import policy_tables
@@ -45,7 +45,7 @@ class Probe:
         self._asked, config = asked, asked.config
         self._program = Program(config, dataset)
         self.layers = self._program.layers
-        uniform = configured(config)["uniform"]
+        uniform = configured(with_controls(config)[0])["uniform"]
         tables = policy_tables(uniform, config, self.layers)
         self._rates = jnp.asarray(tables.rate)
         split = dataset.train

@@ -1,16 +1,13 @@
 """The trials of one policy: which numbers are tried, and what comes of them."""
 
-import dataclasses
 import hashlib
 import math
-from collections.abc import Mapping
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from ..policies.chosen import configured
 from ..policies.policy import Policy
 from ..records import records
 from ..terminal import signals
@@ -38,15 +35,15 @@ class PolicySearch:
 
     def __init__(self, search: Search, policy: Policy, storage: BaseStorage):
         """Takes a policy as it is without a search, and where its trials are kept."""
-        self.name = policy.name
-        self._config, self._trials = search.config, search.trials
+        self.name, self._policy = policy.name, policy
+        self._total, self._trials = search.config.total_steps, search.trials
         self._numbers = policy.numbers(search.config.rate)
         self.study = optuna.create_study(
             study_name=f"{search.config.name}/{policy.name}",
             storage=storage,
             sampler=_Seeded(search.search_seed, policy.name),
             pruner=optuna.pruners.MedianPruner(
-                n_warmup_steps=round(WARMUP * search.config.total_steps)
+                n_warmup_steps=round(WARMUP * self._total)
             ),
             direction="maximize",
             load_if_exists=True,
@@ -77,11 +74,10 @@ class PolicySearch:
         """Trains with other numbers; says in a line what came of it."""
         trial = self._ask()
         title = f"{self.name}, trial {len(self.counted()) + 1}/{self._trials}"
-        total = self._config.total_steps
-        with Progress(title, 0, total) as progress:
-            watched = _Watched(trial, total, progress)
+        with Progress(title, 0, self._total) as progress:
+            watched = _Watched(trial, self._total, progress)
             try:
-                trainer.run(self._having(trial.params), SEED, watched)
+                trainer.run(self._policy.having(trial.params), SEED, watched)
                 value, state = watched.value, TrialState.COMPLETE
             except optuna.TrialPruned:
                 value, state = None, TrialState.PRUNED
@@ -113,14 +109,6 @@ class PolicySearch:
         begun = self._in(TrialState.WAITING, TrialState.RUNNING)
         tried = any(OWN in trial.user_attrs for trial in begun)
         return not any(finished) and (not tried or len(finished) >= self._trials - 1)
-
-    def _having(self, params: Mapping[str, float]) -> Policy:
-        """The policy as a study would have it, by the same way."""
-        numbers = {f"{self.name}.{name}": value for name, value in params.items()}
-        config = dataclasses.replace(
-            self._config, numbers=self._config.numbers | numbers
-        )
-        return configured(config)[self.name]
 
     def _in(self, *states: TrialState) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=states)

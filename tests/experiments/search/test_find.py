@@ -158,7 +158,8 @@ def test_a_warm_up_that_diverges_is_refused(probe, monkeypatch):
     lost = probe._warm._replace(diverged=jnp.int32(3))
     monkeypatch.setattr(program.Program, "initial", lambda *_: lost)
     monkeypatch.setattr(probing.Probe, "_trained", lambda _, state, *__: state)
-    config = dataclasses.replace(WHOLE, numbers={"uniform.rate": 0.5})
+    others = ("early-first",)  # which play no part
+    config = dataclasses.replace(WHOLE, policies=others, numbers={"uniform.rate": 0.5})
     with pytest.raises(ValueError, match=r"rate must be .* after 3 steps; got 0\.5"):
         probing.Probe(dataclasses.replace(ASKED, config=config), dataset())
 
