@@ -62,11 +62,10 @@ def policy(
 
     def enter(make: Made) -> Made:
         name = make.__name__.replace("_", "-")
+        given: dict[str, Any] = {"multipliers": make, **fields}
+        expects = Expects(accuracy, speed)
         POLICIES[name] = Policy(
-            name,
-            *described(make),
-            source,
-            **{"multipliers": make, "expects": Expects(accuracy, speed), **fields},
+            name, *described(make), source, expects=expects, **given
         )
         return make
 
@@ -220,8 +219,8 @@ def cascade(
     end, as a one-cycle often is.
     """
     # The ranges meet but do not cross: the first peak never comes after the last one.
-    peaks = [whole_steps(peak, total_steps) for peak in (first_peak, last_peak)]
-    return optax_llr.cascade_schedule(layers, *peaks, total_steps)
+    first, last = (whole_steps(peak, total_steps) for peak in (first_peak, last_peak))
+    return optax_llr.cascade_schedule(layers, first, last, total_steps)
 
 
 @policy("Howard and Ruder, ULMFiT, arXiv:1801.06146", "lower", "lower")

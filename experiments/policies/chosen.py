@@ -5,7 +5,7 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from ..config import own
 from ..config.checks import unknown
@@ -70,8 +70,9 @@ def named(value: Any) -> Policy:
         return POLICIES[value]
     found = own.resolve(value)
     if not isinstance(found, Policy) and callable(found):
-        name, (summary, _) = getattr(found, "__name__", ""), described(found)
-        found = Policy(name, summary, source=own.label(value), multipliers=found)
+        make, (summary, _) = cast(Any, found), described(found)
+        name = getattr(found, "__name__", "")
+        found = Policy(name, summary, source=own.label(value), multipliers=make)
     if (
         not isinstance(found, Policy)
         or not re.fullmatch(PLAIN_NAME, found.name)
