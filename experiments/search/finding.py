@@ -4,7 +4,6 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
-import rich.console
 
 import optax_llr
 
@@ -51,7 +50,6 @@ def run(asked: Find, dataset: Dataset, command: Sequence[str]) -> int:
             or another process is at work there.
         OSError: the folder cannot be made or written.
     """
-    console = display.console()
     with run_directory.claimed(asked.folder):
         if (asked.folder / "range_test.json").exists():
             raise ValueError(
@@ -59,17 +57,13 @@ def run(asked: Find, dataset: Dataset, command: Sequence[str]) -> int:
                 "this one another --name"
             )
         keep_files(asked.config, asked.folder)
-        _find(asked, dataset, command, console)
+        _find(asked, dataset, command)
     return 0
 
 
-def _find(
-    asked: Find,
-    dataset: Dataset,
-    command: Sequence[str],
-    console: rich.console.Console,
-) -> None:
+def _find(asked: Find, dataset: Dataset, command: Sequence[str]) -> None:
     began, config, folder = time.perf_counter(), asked.config, asked.folder
+    console = display.console()
     session = environment(command, dataset.checksum)
     probe = Probe(asked, dataset)
     points = 2 * DECADES * asked.points_per_decade + 1

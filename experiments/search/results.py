@@ -35,7 +35,8 @@ def show(
     # Workers come to the end together; who writes last has to have looked last.
     with filelock.FileLock(search.folder / ".lock"):
         counted = {policy.name: policy.counted() for policy in searches}
-        table = _table(counted)
+        lines = tuple(_line(policy, trials) for policy, trials in counted.items())
+        table = Table("", HEADINGS, lines, (NOTE,))
         console.print(writers.terminal(table))
         console.print(*table.notes)
         path = _write_best(search, counted)
@@ -53,11 +54,6 @@ def best(trials: Sequence[FrozenTrial]) -> FrozenTrial:
     """Of the trials that came to an end; of equals the first."""
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     return max(complete, key=lambda trial: trial.value or 0.0)
-
-
-def _table(counted: Mapping[str, Sequence[FrozenTrial]]) -> Table:
-    lines = tuple(_line(policy, trials) for policy, trials in counted.items())
-    return Table("", HEADINGS, lines, (NOTE,))
 
 
 def _line(policy: str, trials: Sequence[FrozenTrial]) -> tuple[str, ...]:
