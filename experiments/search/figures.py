@@ -1,5 +1,6 @@
 """Plots of a search: which numbers mattered, and which went with which accuracy."""
 
+import warnings
 from pathlib import Path
 
 import optuna
@@ -32,10 +33,15 @@ def write(study: optuna.Study, folder: Path) -> list[str]:
     if len({trial.value for trial in complete}) == 1:
         return ["no plots, as all trials were equally accurate"]
     folder.mkdir(exist_ok=True)
+    with warnings.catch_warnings():  # of ties among the best
+        warnings.simplefilter("ignore", UserWarning)
+        importance = get_param_importances(
+            study, evaluator=PedAnovaImportanceEvaluator()
+        )
     drawn = charts.search(
         {name: [t.params[name] for t in complete] for name in complete[0].params},
         [trial.value or 0.0 for trial in complete],
-        get_param_importances(study, evaluator=PedAnovaImportanceEvaluator()),
+        importance,
     )
     policy = study.study_name.partition("/")[-1]
     charts.save(drawn, folder / f"{policy}.png")

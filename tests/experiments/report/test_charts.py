@@ -9,6 +9,7 @@ import vl_convert
 from PIL import Image
 
 from experiments.report import charts
+from experiments.report.charts import layers, look
 
 STEPS = np.arange(3.0)
 NAMES = ["a", "b", "c"]
@@ -47,7 +48,7 @@ def curves(**values):
 def test_a_map_has_a_cell_for_each_layer_and_time_and_grey_ones_where_frozen():
     values = np.array([[1, 4, 0], [1, 0.25, 0]])
     text = drawn(charts.multipliers(np.array([10, 20]), values, NAMES))
-    white, violet, orange = (f"rgb{rgb(charts.SHADES[i])}" for i in (2, 4, 0))
+    white, violet, orange = (f"rgb{rgb(layers.SHADES[i])}" for i in (2, 4, 0))
     assert cells(text) == {white: 2, violet: 1, orange: 1, FROZEN: 2}
     assert "grey: frozen" in text
 
@@ -55,7 +56,7 @@ def test_a_map_has_a_cell_for_each_layer_and_time_and_grey_ones_where_frozen():
 def test_a_thumbnail_has_the_colours_of_the_map():
     values = np.array([[1, 4, 0], [1, 0.25, 9]])
     image = Image.open(io.BytesIO(charts.thumbnail(values))).convert("RGB")
-    shades = [rgb(shade) for shade in charts.SHADES]
+    shades = [rgb(shade) for shade in layers.SHADES]
     assert [
         [image.getpixel((step, layer)) for layer in range(3)] for step in (0, 1)
     ] == [
@@ -68,7 +69,7 @@ def test_a_map_of_many_layers_and_steps_keeps_the_first_and_the_last():
     steps, names = np.arange(10, 10_000, 10), [f"layer{i}" for i in range(110)]
     values = np.ones((len(steps), len(names)))
     (data,) = rows(charts.multipliers(steps, values, names))
-    assert len(data) * len(names) <= charts.CELLS + len(names)
+    assert len(data) * len(names) <= layers.CELLS + len(names)
     assert (data[0]["from"], data[-1]["to"]) == (0, 9990)
     assert all(a["to"] == b["from"] for a, b in itertools.pairwise(data))
 
@@ -110,7 +111,7 @@ def test_differences_show_each_seed_the_mean_and_an_interval_where_there_is_one(
     assert text.count('aria-roledescription="point"') == 4 + 2
 
 
-@pytest.mark.parametrize("count", [2, charts.LAYERS, charts.LAYERS + 1])
+@pytest.mark.parametrize("count", [2, layers.LAYERS, layers.LAYERS + 1])
 @pytest.mark.parametrize("scale", ["log", "linear"])
 @pytest.mark.parametrize(
     "values", [[1.0, 2.0], [0.0, 1.0], [0.0, 0.0], [np.nan, 1.0], [np.nan, np.nan]]
@@ -119,7 +120,7 @@ def test_layers_can_be_drawn_whatever_was_measured(count, scale, values):
     table = np.tile(np.array(values)[:, None], count)
     names = [f"layer{i}" for i in range(count)]
     text = drawn(charts.layer_values(np.array([1, 5]), table, names, "q", scale))
-    assert ("rect mark" in text) == (count > charts.LAYERS)
+    assert ("rect mark" in text) == (count > layers.LAYERS)
     assert "layer0" in text
 
 
@@ -148,7 +149,7 @@ def test_a_range_test_shows_suggestions_and_what_diverged():
             *(np.array([0.1, 1]), np.array([1e9, 1]), np.array([True, False])),
         )
     )
-    assert cells(text)[charts.GREY] == 1
+    assert cells(text)[look.GREY] == 1
     assert text.count('aria-roledescription="point"') == 2
 
 
@@ -165,7 +166,7 @@ def test_a_range_test_names_every_layer_and_is_white_where_nothing_changes(chang
         )
     )
     assert all(f">{name}</text>" in text for name in names)
-    white = f"rgb{rgb(charts.SHADES[2])}"
+    white = f"rgb{rgb(layers.SHADES[2])}"
     assert (cells(text) == {white: 180}) == (change == 0)
 
 
@@ -179,7 +180,7 @@ def test_no_two_of_two_dozen_policies_are_drawn_alike():
     names = ["uniform", *(f"p{i}" for i in range(24))]
     pens = charts.pens_for(names)
     assert len({str(pen) for pen in pens.values()}) == 25
-    assert pens["uniform"][0] == charts.INK
+    assert pens["uniform"][0] == look.INK
     assert pens == charts.pens_for(iter(names))
 
 

@@ -1,206 +1,35 @@
-"""Figures as functions of plain arrays: each gives an Altair chart, in a notebook too.
-
-Charts of several policies have a parameter `hidden`: the names of those not shown.
-"""
+"""Charts of what happens to each layer: maps, lines, quantiles, what freezing saves."""
 
 import io
-import itertools
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import altair as alt
 import numpy as np
-from altair.utils.schemapi import debug_mode
 from PIL import Image
 
-from ..terminal.display import evenly
+from ...terminal.display import evenly
+from .look import (
+    GREY,
+    PALETTE,
+    POINTS,
+    STEPS,
+    TICKED,
+    WIDTH,
+    Figure,
+    Scale,
+    data,
+    rounded,
+    scaled,
+)
 
-Scale = Literal["log", "linear"]
-Pen = tuple[str, Sequence[float]]
-"""A colour and a dash pattern."""
-Figure = alt.Chart | alt.LayerChart | alt.FacetChart  # as Altair types its layers
-Curve = tuple[np.ndarray, np.ndarray]
-"""Steps (S,) and values (seeds, S); NaN where a seed has none."""
-
-INK = "currentColor"  # that of the page; black in a file
-GREY = "#8a9099"
 SHADES = ("#b35806", "#f1a340", "#f4f1ec", "#998ec3", "#542788")
 OCTAVES = (-2, -1, 0, 1, 2)
 """Of multipliers, and their shades: orange slower, violet faster (ColorBrewer)."""
-# Okabe and Ito's palette without its yellow, which white swallows; the dash pattern
-# changes when the colours are used up. The baseline is drawn in ink.
-PALETTE = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9")
-DASHES = ([1, 0], [6, 2], [2, 2], [8, 2, 2, 2])
-POINTS = 120  # of a curve; more could not be told apart
-CELLS = 3_000  # of a map, likewise
+CELLS = 3_000  # of a map; more could not be told apart
 DIGITS = 3  # of a value in a map, likewise
 LAYERS = 12  # more of them are drawn as a map
 TICKS = 24  # layers named beside a map
-STEPS = "optimizer steps"
-WIDTH = 320
-TICKED = alt.Axis(tickCount=5)
-LEGEND = alt.Legend(title=None, symbolType="stroke", symbolOpacity=1)
-CONFIG: dict[str, Any] = {
-    "background": "transparent",
-    "font": "system-ui, 'DejaVu Sans', sans-serif",
-    "title": {"anchor": "start", "color": INK, "fontSize": 12, "fontWeight": 600},
-    "view": {"stroke": None},
-    "axis": {
-        "domainColor": INK,
-        "gridColor": INK,
-        "gridOpacity": 0.1,
-        "labelColor": INK,
-        "labelLimit": 190,
-        "labelOverlap": "greedy",
-        "tickColor": INK,
-        "titleColor": INK,
-        "titleFontWeight": "normal",
-    },
-    "legend": {
-        "labelColor": INK,
-        "labelLimit": 190,
-        "titleColor": INK,
-        "titleFontWeight": "normal",
-    },
-}
-
-
-def pens_for(policies: Iterable[str]) -> dict[str, Pen]:
-    """A colour and dash for each policy, the same in all charts; ink for "uniform"."""
-    others = itertools.cycle((pen, dash) for dash in DASHES for pen in PALETTE)
-    return {
-        name: (INK, DASHES[0]) if name == "uniform" else next(others)
-        for name in policies
-    }
-
-
-def differences(
-    pairs: Mapping[str, Sequence[float]],
-    intervals: Mapping[str, tuple[float, float]],
-    pens: Mapping[str, Pen],
-    controls: Mapping[str, str],
-    measure: str = "test accuracy",
-) -> Figure:
-    """Each policy by its baseline: a ring a seed, a diamond for the mean, its interval.
-
-    Args:
-        pairs: by policy, the difference under each seed, in points.
-        intervals: of the means, for policies that have one.
-        pens: by policy.
-        controls: by policy, its baseline.
-        measure: what differs.
-    """
-    rows = [
-        {
-            "policy": name,
-            "label": f"{name} − {controls[name]}",
-            "seeds": _round(found),
-            "mean": _round(np.mean(found)),
-            "low": _round(intervals[name][0]) if name in intervals else None,
-            "high": _round(intervals[name][1]) if name in intervals else None,
-        }
-        for name, found in pairs.items()
-    ]
-    y = alt.Y("label:N", sort=None, title=None, axis=alt.Axis(grid=True, ticks=False))
-    base = _of_policies(rows, pens).encode(y=y)
-    told = [
-        alt.Tooltip("label:N", title="difference"),
-        alt.Tooltip("mean:Q", title="mean, points"),
-        alt.Tooltip("low:Q", title="95 % interval from"),
-        alt.Tooltip("high:Q", title="to"),
-    ]
-    x = alt.X("seeds:Q", title=f"difference in {measure}, points")
-    seed = alt.Tooltip("seeds:Q", title="one seed, points")
-    zero = alt.Chart(_data([{"x": 0}])).mark_rule(color=INK).encode(x="x:Q")
-    rings = base.transform_flatten(["seeds"]).mark_point(
-        size=18, opacity=0.7, yOffset=-7
-    )
-    interval = base.mark_rule(strokeWidth=3).encode(
-        x="low:Q", x2="high:Q", tooltip=told
-    )
-    mean = base.mark_point(shape="diamond", filled=True, size=90, opacity=1)
-    return alt.layer(
-        zero,
-        rings.encode(x=x, tooltip=[told[0], seed]),
-        interval,
-        mean.encode(x="mean:Q", tooltip=told),
-    ).properties(width=WIDTH, height=30 * len(rows))
-
-
-def curves(
-    curves: Mapping[str, Curve],
-    quantity: str,
-    against: str = STEPS,
-    pens: Mapping[str, Pen] | None = None,
-    *,
-    legend: bool = True,
-) -> Figure:
-    """Means over the seeds, in bands from the lowest to the highest seed.
-
-    A cross stands where a seed ended early. Shift and the wheel zoom, dragging moves.
-
-    Args:
-        curves: by policy.
-        quantity: name and unit of the vertical axis.
-        against: name and unit of the horizontal one.
-        pens: by policy; those of `pens_for(curves)` where it is None.
-        legend: whether the chart says which line is whose.
-    """
-    rows: list[dict[str, Any]] = []
-    ended: list[dict[str, Any]] = []
-    for name, (steps, values) in curves.items():
-        shown = evenly(len(steps), POINTS)
-        known = np.ma.masked_invalid(values[:, shown])
-        spread = known.mean(axis=0), known.min(axis=0), known.max(axis=0)
-        columns = [_round(column.filled(np.nan)) for column in spread]
-        rows += [
-            {"policy": name, "x": x, "mean": mean, "low": low, "high": high}
-            for x, mean, low, high in zip(_round(steps[shown]), *columns, strict=True)
-        ]
-        for seed in values[np.isnan(values[:, -1]) & np.isfinite(values).any(axis=1)]:
-            last = np.flatnonzero(np.isfinite(seed))[-1]
-            ended.append(
-                {"policy": name, "x": _round(steps[last]), "mean": _round(seed[last])}
-            )
-    drawn = pens_for(curves) if pens is None else pens
-    x = alt.X("x:Q", title=against, axis=TICKED)
-    y = alt.Y("mean:Q", title=quantity, scale=alt.Scale(zero=False))
-    base = _of_policies(rows, drawn, legend=legend).encode(x=x)
-    told = [
-        alt.Tooltip("policy:N"),
-        alt.Tooltip("x:Q", title=against, format=","),
-        alt.Tooltip("mean:Q", title=f"mean {quantity}"),
-        alt.Tooltip("low:Q", title="lowest seed"),
-        alt.Tooltip("high:Q", title="highest seed"),
-    ]
-    dash = alt.StrokeDash(
-        "policy:N",
-        scale=alt.Scale(domain=[*drawn], range=[dash for _, dash in drawn.values()]),
-        legend=LEGEND if legend else None,
-    )
-    zoom = alt.selection_interval(
-        name=re.sub(r"\W", "_", f"zoom {quantity} {against}"),
-        bind="scales",
-        zoom="wheel![event.shiftKey]",
-    )
-    band = base.mark_area(opacity=0.15).encode(y="low:Q", y2="high:Q")
-    line = base.mark_line(strokeWidth=2).encode(y=y, strokeDash=dash)
-    # Points can be hovered over; they are seen where there is no line to be seen.
-    alone = max((len(steps) for steps, _ in curves.values()), default=0) == 1
-    point = base.mark_point(filled=True, size=60, opacity=float(alone))
-    cross = _of_policies(ended, drawn, legend=legend).mark_point(shape="cross")
-    return (
-        alt.layer(
-            band,
-            line,
-            point.encode(y=y, tooltip=told),
-            cross.encode(x=x, y=y, tooltip=told[:3]),
-        )
-        .properties(width=WIDTH, height=200)
-        .add_params(zoom)
-    )
 
 
 def multipliers(steps: np.ndarray, values: np.ndarray, names: Sequence[str]) -> Figure:
@@ -281,7 +110,7 @@ def layer_values(
     ]
     base = _of_layers({"step": steps[shown]}, drawn[shown], names).encode(
         x=alt.X("step:Q", title=STEPS, axis=TICKED),
-        y=alt.Y("value:Q", title=None, scale=_scale(scale), axis=TICKED),
+        y=alt.Y("value:Q", title=None, scale=scaled(scale), axis=TICKED),
         color=alt.Color(
             "name:O", title=None, sort=[*names], scale=alt.Scale(scheme="plasma")
         ),
@@ -313,11 +142,11 @@ def quantiles(
     names = ("lowest", "lower", "median", "upper", "highest")
     rows = [
         {"step": step, **dict(zip(names, row, strict=True))}
-        for step, row in zip(_round(steps[shown]), _round(drawn), strict=True)
+        for step, row in zip(rounded(steps[shown]), rounded(drawn), strict=True)
     ]
     kind = "log" if np.isfinite(drawn).any() else "linear"
-    y: dict[str, Any] = {"title": quantity, "scale": _scale(kind), "axis": TICKED}
-    base = alt.Chart(_data(rows)).encode(
+    y: dict[str, Any] = {"title": quantity, "scale": scaled(kind), "axis": TICKED}
+    base = alt.Chart(data(rows)).encode(
         x=alt.X("step:Q", title=STEPS, axis=TICKED),
         tooltip=[f"{field}:Q" for field in ("step", *names)],
     )
@@ -349,12 +178,12 @@ def savings(
         {"kind": kind, "from": start, "to": stop, "share": share}
         for kind, (shares, *_) in kinds.items()
         for start, stop, share in zip(
-            _round(edges[:-1]), _round(edges[1:]), _round(shares), strict=True
+            rounded(edges[:-1]), rounded(edges[1:]), rounded(shares), strict=True
         )
     ]
     domain: dict[str, Any] = {"domain": [*kinds]}
     return (
-        alt.Chart(_data(rows))
+        alt.Chart(data(rows))
         .mark_rule(strokeWidth=3)
         .encode(
             x=alt.X("from:Q", title=STEPS, axis=TICKED),
@@ -454,7 +283,7 @@ def range_test(
             start=1,
         )
     ]
-    told = alt.Chart(_data(rows)).encode(y="layer:O", tooltip=["name:N", "middle:Q"])
+    told = alt.Chart(data(rows)).encode(y="layer:O", tooltip=["name:N", "middle:Q"])
     bars = told.mark_rule(color="black").encode(x="low:Q", x2="high:Q")
     dots = told.mark_point(filled=True, opacity=1, stroke="black", size=35).encode(
         x="middle:Q",
@@ -464,88 +293,6 @@ def range_test(
         title="change of the loss; hollow: no difference seen; grey: diverged",
         width=WIDTH,
         height=max(120, 13 * len(names)),
-    )
-
-
-def search(
-    numbers: Mapping[str, Sequence[float]],
-    accuracies: Sequence[float],
-    importance: Mapping[str, float],
-) -> alt.HConcatChart:
-    """The trials of a search: accuracy by each number, the most important first.
-
-    Args:
-        numbers: by name, that of each trial.
-        accuracies: of the trials, in [0, 1].
-        importance: by name, its share of how accuracies differ.
-    """
-    found: list[alt.Chart] = []
-    for name in sorted(numbers, key=importance.__getitem__, reverse=True):
-        values = np.asarray(numbers[name])
-        wide = values.min() > 0 and values.max() > 10 * values.min()
-        rows = [
-            {"number": number, "accuracy": 100 * accuracy, "trial": trial}
-            for trial, (number, accuracy) in enumerate(
-                zip(values.tolist(), accuracies, strict=True)
-            )
-        ]
-        found.append(
-            alt.Chart(_data(rows))
-            .mark_point(color=PALETTE[0])
-            .encode(
-                x=alt.X(
-                    "number:Q", title=name, scale=_scale("log" if wide else "linear")
-                ),
-                y=alt.Y(
-                    "accuracy:Q", title="validation accuracy, %", scale=_scale("linear")
-                ),
-                tooltip=["trial:Q", "number:Q", "accuracy:Q"],
-            )
-            .properties(
-                title=f"{name}: importance {100 * importance[name]:.0f} %",
-                width=220,
-                height=180,
-            )
-        )
-    return alt.hconcat(*found)
-
-
-def spec(chart: Figure | alt.HConcatChart) -> dict[str, Any]:
-    """The chart in Vega-Lite, with the look of the report."""
-    with debug_mode(False):  # which would check every number
-        found: dict[str, Any] = chart.to_dict()
-    return found | {"config": CONFIG}
-
-
-def save(chart: Figure | alt.HConcatChart, path: Path) -> None:
-    """Writes a chart as PNG, SVG or PDF, as the name of the file ends."""
-    import vl_convert
-
-    convert = getattr(vl_convert, f"vegalite_to_{path.suffix[1:]}")
-    how = {"ppi": 200} if path.suffix == ".png" else {}
-    told = spec(chart)
-    found = convert(told | {"config": told["config"] | {"background": "white"}}, **how)
-    path.write_bytes(found if isinstance(found, bytes) else found.encode())
-
-
-def _scale(kind: Scale) -> alt.Scale:
-    return alt.Scale(type="log") if kind == "log" else alt.Scale(zero=False)
-
-
-def _of_policies(
-    rows: Sequence[Mapping[str, Any]], pens: Mapping[str, Pen], *, legend: bool = False
-) -> alt.Chart:
-    """A chart of rows with a policy each, in its colour, without those hidden."""
-    colour = alt.Color(
-        "policy:N",
-        scale=alt.Scale(domain=[*pens], range=[colour for colour, _ in pens.values()]),
-        legend=LEGEND if legend else None,
-    )
-    return (
-        alt.Chart(_data(rows))
-        .add_params(alt.param(name="hidden", value=[]))
-        .transform_filter("indexof(hidden, datum.policy) < 0")
-        .encode(color=colour)
     )
 
 
@@ -602,28 +349,13 @@ def _of_layers(
 
     A row of the data holds all layers, so that a page does not hold names by thousands.
     """
-    columns = [*map(_round, at.values()), _round(values, DIGITS)]
+    columns = [*map(rounded, at.values()), rounded(values, DIGITS)]
     keys = *at, "value"
     rows = [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]
     return (
-        alt.Chart(_data(rows))
+        alt.Chart(data(rows))
         .add_params(alt.param(name="names", value=[*names]))
         .transform_flatten(["value"])
         .transform_window(layer="row_number()", groupby=[next(iter(at))])
         .transform_calculate(name="names[datum.layer - 1]")
     )
-
-
-def _data(rows: Sequence[Mapping[str, Any]]) -> alt.InlineData:
-    with debug_mode(False):
-        return alt.InlineData(values=[*rows])
-
-
-def _round(values: Any, digits: int = 5) -> Any:
-    """To what a chart can show, in few letters; None for what is not finite."""
-    array = np.asarray(values, float)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        exponent = np.floor(np.log10(np.abs(array)))
-        scale = 10 ** np.clip(digits - 1 - exponent, 0, 300)
-        short = np.round(array * scale) / scale
-    return np.where(np.isfinite(short), short, np.array(None)).tolist()

@@ -1,0 +1,218 @@
+"""Charts in which policies are compared, and the trials of a search.
+
+Those of several policies have a parameter `hidden`: the names of those not shown.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import altair as alt
+import numpy as np
+
+from ...terminal.display import evenly
+from .look import (
+    INK,
+    PALETTE,
+    POINTS,
+    STEPS,
+    TICKED,
+    WIDTH,
+    Figure,
+    Pen,
+    data,
+    pens_for,
+    rounded,
+    scaled,
+)
+
+Curve = tuple[np.ndarray, np.ndarray]
+"""Steps (S,) and values (seeds, S); NaN where a seed has none."""
+LEGEND = alt.Legend(title=None, symbolType="stroke", symbolOpacity=1)
+
+
+def differences(
+    pairs: Mapping[str, Sequence[float]],
+    intervals: Mapping[str, tuple[float, float]],
+    pens: Mapping[str, Pen],
+    controls: Mapping[str, str],
+    measure: str = "test accuracy",
+) -> Figure:
+    """Each policy by its baseline: a ring a seed, a diamond for the mean, its interval.
+
+    Args:
+        pairs: by policy, the difference under each seed, in points.
+        intervals: of the means, for policies that have one.
+        pens: by policy.
+        controls: by policy, its baseline.
+        measure: what differs.
+    """
+    rows = [
+        {
+            "policy": name,
+            "label": f"{name} − {controls[name]}",
+            "seeds": rounded(found),
+            "mean": rounded(np.mean(found)),
+            "low": rounded(intervals[name][0]) if name in intervals else None,
+            "high": rounded(intervals[name][1]) if name in intervals else None,
+        }
+        for name, found in pairs.items()
+    ]
+    y = alt.Y("label:N", sort=None, title=None, axis=alt.Axis(grid=True, ticks=False))
+    base = _of_policies(rows, pens).encode(y=y)
+    told = [
+        alt.Tooltip("label:N", title="difference"),
+        alt.Tooltip("mean:Q", title="mean, points"),
+        alt.Tooltip("low:Q", title="95 % interval from"),
+        alt.Tooltip("high:Q", title="to"),
+    ]
+    x = alt.X("seeds:Q", title=f"difference in {measure}, points")
+    seed = alt.Tooltip("seeds:Q", title="one seed, points")
+    zero = alt.Chart(data([{"x": 0}])).mark_rule(color=INK).encode(x="x:Q")
+    rings = base.transform_flatten(["seeds"]).mark_point(
+        size=18, opacity=0.7, yOffset=-7
+    )
+    interval = base.mark_rule(strokeWidth=3).encode(
+        x="low:Q", x2="high:Q", tooltip=told
+    )
+    mean = base.mark_point(shape="diamond", filled=True, size=90, opacity=1)
+    return alt.layer(
+        zero,
+        rings.encode(x=x, tooltip=[told[0], seed]),
+        interval,
+        mean.encode(x="mean:Q", tooltip=told),
+    ).properties(width=WIDTH, height=30 * len(rows))
+
+
+def curves(
+    curves: Mapping[str, Curve],
+    quantity: str,
+    against: str = STEPS,
+    pens: Mapping[str, Pen] | None = None,
+    *,
+    legend: bool = True,
+) -> Figure:
+    """Means over the seeds, in bands from the lowest to the highest seed.
+
+    A cross stands where a seed ended early. Shift and the wheel zoom, dragging moves.
+
+    Args:
+        curves: by policy.
+        quantity: name and unit of the vertical axis.
+        against: name and unit of the horizontal one.
+        pens: by policy; those of `pens_for(curves)` where it is None.
+        legend: whether the chart says which line is whose.
+    """
+    rows: list[dict[str, Any]] = []
+    ended: list[dict[str, Any]] = []
+    for name, (steps, values) in curves.items():
+        shown = evenly(len(steps), POINTS)
+        known = np.ma.masked_invalid(values[:, shown])
+        spread = known.mean(axis=0), known.min(axis=0), known.max(axis=0)
+        columns = [rounded(column.filled(np.nan)) for column in spread]
+        rows += [
+            {"policy": name, "x": x, "mean": mean, "low": low, "high": high}
+            for x, mean, low, high in zip(rounded(steps[shown]), *columns, strict=True)
+        ]
+        for seed in values[np.isnan(values[:, -1]) & np.isfinite(values).any(axis=1)]:
+            last = np.flatnonzero(np.isfinite(seed))[-1]
+            ended.append(
+                {"policy": name, "x": rounded(steps[last]), "mean": rounded(seed[last])}
+            )
+    drawn = pens_for(curves) if pens is None else pens
+    x = alt.X("x:Q", title=against, axis=TICKED)
+    y = alt.Y("mean:Q", title=quantity, scale=alt.Scale(zero=False))
+    base = _of_policies(rows, drawn, legend=legend).encode(x=x)
+    told = [
+        alt.Tooltip("policy:N"),
+        alt.Tooltip("x:Q", title=against, format=","),
+        alt.Tooltip("mean:Q", title=f"mean {quantity}"),
+        alt.Tooltip("low:Q", title="lowest seed"),
+        alt.Tooltip("high:Q", title="highest seed"),
+    ]
+    dash = alt.StrokeDash(
+        "policy:N",
+        scale=alt.Scale(domain=[*drawn], range=[dash for _, dash in drawn.values()]),
+        legend=LEGEND if legend else None,
+    )
+    zoom = alt.selection_interval(
+        name=re.sub(r"\W", "_", f"zoom {quantity} {against}"),
+        bind="scales",
+        zoom="wheel![event.shiftKey]",
+    )
+    band = base.mark_area(opacity=0.15).encode(y="low:Q", y2="high:Q")
+    line = base.mark_line(strokeWidth=2).encode(y=y, strokeDash=dash)
+    # Points can be hovered over; they are seen where there is no line to be seen.
+    alone = max((len(steps) for steps, _ in curves.values()), default=0) == 1
+    point = base.mark_point(filled=True, size=60, opacity=float(alone))
+    cross = _of_policies(ended, drawn, legend=legend).mark_point(shape="cross")
+    return (
+        alt.layer(
+            band,
+            line,
+            point.encode(y=y, tooltip=told),
+            cross.encode(x=x, y=y, tooltip=told[:3]),
+        )
+        .properties(width=WIDTH, height=200)
+        .add_params(zoom)
+    )
+
+
+def search(
+    numbers: Mapping[str, Sequence[float]],
+    accuracies: Sequence[float],
+    importance: Mapping[str, float],
+) -> alt.HConcatChart:
+    """The trials of a search: accuracy by each number, the most important first.
+
+    Args:
+        numbers: by name, that of each trial.
+        accuracies: of the trials, in [0, 1].
+        importance: by name, its share of how accuracies differ.
+    """
+    found: list[alt.Chart] = []
+    for name in sorted(numbers, key=importance.__getitem__, reverse=True):
+        values = np.asarray(numbers[name])
+        wide = values.min() > 0 and values.max() > 10 * values.min()
+        rows = [
+            {"number": number, "accuracy": 100 * accuracy, "trial": trial}
+            for trial, (number, accuracy) in enumerate(
+                zip(values.tolist(), accuracies, strict=True)
+            )
+        ]
+        found.append(
+            alt.Chart(data(rows))
+            .mark_point(color=PALETTE[0])
+            .encode(
+                x=alt.X(
+                    "number:Q", title=name, scale=scaled("log" if wide else "linear")
+                ),
+                y=alt.Y(
+                    "accuracy:Q", title="validation accuracy, %", scale=scaled("linear")
+                ),
+                tooltip=["trial:Q", "number:Q", "accuracy:Q"],
+            )
+            .properties(
+                title=f"{name}: importance {100 * importance[name]:.0f} %",
+                width=220,
+                height=180,
+            )
+        )
+    return alt.hconcat(*found)
+
+
+def _of_policies(
+    rows: Sequence[Mapping[str, Any]], pens: Mapping[str, Pen], *, legend: bool = False
+) -> alt.Chart:
+    """A chart of rows with a policy each, in its colour, without those hidden."""
+    colour = alt.Color(
+        "policy:N",
+        scale=alt.Scale(domain=[*pens], range=[colour for colour, _ in pens.values()]),
+        legend=LEGEND if legend else None,
+    )
+    return (
+        alt.Chart(data(rows))
+        .add_params(alt.param(name="hidden", value=[]))
+        .transform_filter("indexof(hidden, datum.policy) < 0")
+        .encode(color=colour)
+    )
