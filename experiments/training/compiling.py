@@ -26,57 +26,73 @@ from ..policies.policy import Policy
 from ..policies.rates import global_rate
 from . import stacking
 from .devices import Devices
-from .program import Images, Program, Tables, TrainState, evaluated
+from .program import Images, Program, Tables, TrainState
 
 MOST_KEPT = 64
 """Compiled phases, and policies with their tables, that are kept for another run."""
 
 
 class Compiled(NamedTuple):
-    """The program of a layering for some number of runs at once."""
+    """What all runs of a layering share, for some number of them at once."""
 
-    program: Program
     initial: Callable[[np.uint32], TrainState]  # one run
     stacked: Callable[[list[TrainState]], TrainState]
     score: Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
-    measure: Callable[..., LayerMeasures] | None  # None where it is not asked for
+    measure: Callable[..., LayerMeasures]
 
 
-class Stepping(NamedTuple):
-    """The steps of a phase."""
+class Step:
+    """A function (state, images, tables) → state that is compiled ahead of its calls.
 
-    step: Callable[[TrainState, Images, Tables], TrainState]
-    steps: Callable[[TrainState, Images, Tables], TrainState]
-    steps_per_call: int
-    work: float  # floating-point operations of a step, as XLA counts them
+    Attributes:
+        work: floating-point operations of a call, as XLA counts them.
+    """
+
+    def __init__(self, size: int, function: Callable[..., TrainState], **fixed: Any):
+        """Takes what is for one run, for so many at once."""
+        self._function = functools.partial(function, **fixed)
+        if size > 1:
+            axes = (stacking.AXES, None, 0)
+            self._function = jax.vmap(self._function, axes, stacking.AXES)
+        self.work, self._compiled = math.nan, None
+
+    def compile(self, state: TrainState, images: Images, tables: Tables) -> None:
+        """Compiles it, once, for arrays that lie as these do."""
+        if self._compiled is None:
+            step = jax.jit(
+                self._function,
+                donate_argnums=0,
+                out_shardings=jax.tree.map(lambda array: array.sharding, state),
+                compiler_options=compiler_options(),
+            )
+            self._compiled = step.lower(state, images, tables).compile()
+            self.work = (self._compiled.cost_analysis() or {}).get("flops", math.nan)
+
+    def __call__(self, state: TrainState, images: Images, tables: Tables) -> TrainState:
+        """The state after it; the one before is given away."""
+        assert self._compiled is not None
+        return self._compiled(state, images, tables)
 
 
 class Stage(NamedTuple):
     """A phase of a run."""
 
     phase: Phase
-    stepping: Stepping
-    about: dict[str, Any]  # for the records
+    step: Step
+    steps: Step  # `steps_per_call` of them
+    predicted: float  # work of a step, by that of one without frozen layers
 
 
 class Compiler:
-    """Compiles, ahead of the first run, so that no run's time includes it.
+    """Makes each program once.
 
     Attributes:
         layers: the layers of the model, in forward order.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        dataset: Dataset,
-        devices: Devices,
-        train: Images,
-        batch: Images,
-    ):
-        """Takes what is trained on, and a batch to evaluate, as they are laid out."""
+    def __init__(self, config: Config, dataset: Dataset, devices: Devices):
+        """Takes what is trained, and where."""
         self._config, self._devices = config, devices
-        self._train, self._batch = train, batch
         divide = config.stack == 1 and devices.count > 1
         divided = devices.divided if divide else None
         self._program = functools.cache(
@@ -88,134 +104,58 @@ class Compiler:
         self.phases = keep(
             lambda policy: policy_phases(self.tables(policy), config, self.layers)
         )
-        self.stages = keep(self._stages)
-        self.program = functools.cache(self._compile)
         self.like = functools.cache(
             lambda layering: jax.eval_shape(
                 self._program(layering).initial, jax.random.key(0)
             )
         )
-        self.steps = keep(self._compile_steps)
+        self.program = functools.cache(self._make)
+        self.steps = keep(self._make_steps)
 
-    def _stages(self, policy: Policy, size: int) -> list[Stage]:
-        """The phases of a run under a policy, compiled."""
-        (whole,) = optax_llr.freeze_phases(self.layers, np.ones(len(self.layers)), 1)
-        stages: list[Stage] = []
-        for phase in self.phases(policy):
-            stepping = self.steps(policy.layering, size, phase.key)
-            of = self.steps(policy.layering, size, whole)
-            about = {"frozen": phase.names, "predicted": stepping.work / of.work}
-            stages.append(Stage(phase, stepping, about))
-        return stages
+    def _make(self, layering: Layering, size: int) -> Compiled:
+        """All but the steps, compiled when they are first called."""
+        program, everywhere = self._program(layering), self._devices.everywhere
 
-    def _compile(self, layering: Layering, size: int) -> Compiled:
-        """All but the steps, for some number of runs at once."""
-        program = self._program(layering)
-        initial = jax.jit(
-            lambda seed: program.initial(jax.random.key(seed)),
-            out_shardings=self._devices.everywhere,
-        )
-        like = self.like(layering)
-        states = stacking.layout(self._devices, size)
-        together = stacking.shapes(like, size)
-        told = stacking.rows(self._devices, size)
-        params, statistics = evaluated(together)
-        measure = None
-        if self._config.measurements:
-            measure = self._compile_for(
-                program.measure,
-                size,
-                (stacking.AXES, None, 0, 0),
-                (together, self._train, self._told(size), params),
-                out_shardings=told,
-            )
+        def for_all(function: Callable[..., Any], *axes: Any) -> Any:
+            if size > 1:
+                function = jax.vmap(function, axes)
+            options = compiler_options()
+            return jax.jit(function, out_shardings=everywhere, compiler_options=options)
+
         return Compiled(
-            program=program,
-            initial=initial.lower(np.uint32(0)).compile(),
-            stacked=jax.jit(stacking.stacked, out_shardings=states),
-            score=self._compile_for(
-                program.score,
-                size,
-                (0, 0, None),
-                (params, statistics, self._batch),
-                out_shardings=told,
+            initial=jax.jit(
+                lambda seed: program.initial(jax.random.key(seed)),
+                out_shardings=everywhere,
             ),
-            measure=measure,
+            stacked=jax.jit(
+                stacking.stacked, out_shardings=stacking.layout(self._devices)
+            ),
+            score=for_all(program.score, 0, 0, None),
+            measure=for_all(program.measure, stacking.AXES, None, 0, 0),
         )
 
-    def _compile_steps(self, layering: Layering, size: int, phase: Phase) -> Stepping:
-        """The steps of a phase; of it only counts what is frozen."""
-        compiled = self.program(layering, size)
-        program, states = compiled.program, stacking.layout(self._devices, size)
-        given = (
-            stacking.shapes(self.like(layering), size),
-            self._train,
-            self._told(size),
-        )
+    def _make_steps(
+        self, layering: Layering, size: int, phase: Phase
+    ) -> tuple[Step, Step]:
+        """One step, and several; of the phase counts only what is frozen."""
+        program = self._program(layering)
+        one = Step(size, program.step, phase=phase)
+        if (length := steps_per_call(self._config.record_every)) == 1:
+            return one, one
+        return one, Step(size, program.steps, phase=phase, length=length)
 
-        def compiled_for(step: Callable[..., TrainState]) -> Any:
-            return self._compile_for(
-                step,
-                size,
-                (stacking.AXES, None, 0),
-                given,
-                out_axes=stacking.AXES,
-                donate_argnums=0,
-                out_shardings=states,
-            )
-
-        one = compiled_for(functools.partial(program.step, phase=phase))
-        several, at_once = one, steps_per_call(self._config.record_every)
-        if at_once > 1:
-            several = compiled_for(
-                functools.partial(program.steps, phase=phase, length=at_once)
-            )
-        return Stepping(
-            step=one,
-            steps=several,
-            steps_per_call=at_once,
-            work=(one.cost_analysis() or {}).get("flops", math.nan),
-        )
-
-    def _compile_for(
-        self,
-        function: Callable[..., Any],
-        size: int,
-        in_axes: tuple[Any, ...],
-        given: tuple[Any, ...],
-        out_axes: Any = 0,
-        **options: Any,
-    ) -> Any:
-        """Compiles what is for one run for so many; in_axes say what is stacked.
-
-        What is stacked is divided over the devices by run; else all have it whole, but
-        for images, which lie as they lie.
-        """
-        layouts = tuple(
-            argument.images.sharding
-            if isinstance(argument, Images)
-            else stacking.layout(self._devices, size)
-            if axes is stacking.AXES
-            else stacking.rows(self._devices, size)
-            for argument, axes in zip(given, in_axes, strict=True)
-        )
-        if size > 1:
-            function = jax.vmap(function, in_axes=in_axes, out_axes=out_axes)
-        compiling = jax.jit(
-            function,
-            in_shardings=layouts,
-            compiler_options=compiler_options(),
-            **options,
-        )
-        return compiling.lower(*given).compile()
-
-    def _told(self, size: int) -> Tables:
-        """The shapes of the tables of so many runs."""
-        runs, total = () if size == 1 else (size,), self._config.total_steps
-        return Tables._make(
-            jax.ShapeDtypeStruct((*runs, total, *axes), jnp.float32)
-            for axes in ((), (len(self.layers),))
-        )
+    def stages(self, policy: Policy, size: int, *given: Any) -> list[Stage]:
+        """The phases of a run, compiled for its state, images and tables."""
+        (whole,) = optax_llr.freeze_phases(self.layers, np.ones(len(self.layers)), 1)
+        whole_step, _ = self.steps(policy.layering, size, whole)
+        whole_step.compile(*given)
+        stages = list[Stage]()
+        for phase in self.phases(policy):
+            step, steps = self.steps(policy.layering, size, phase.key)
+            step.compile(*given)
+            steps.compile(*given)
+            stages.append(Stage(phase, step, steps, step.work / whole_step.work))
+        return stages
 
 
 def steps_per_call(most: int) -> int:
