@@ -202,6 +202,14 @@ def test_the_end_holds_a_checksum_of_the_last_weights(trainer):
     assert len(sums[0]) == 64
 
 
+def test_watchers_see_every_event_once_it_is_recorded(trainer):
+    events, seen = Events(), []
+    watch = lambda event: seen.append((event, len(events)))  # noqa: E731
+    run = Run(POLICIES["uniform"], 0, events, watchers=[watch])
+    trainer.train(trainer.begin([run]))
+    assert seen == [(event, n) for n, event in enumerate(events, start=1)]
+
+
 def test_an_error_of_the_journal_ends_the_run(trainer):
     class Full(Events):
         def write(self, event):
