@@ -7,7 +7,7 @@ are trained at once.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import optax_llr
-from optax_llr import LayerMeasures, Layers, Phase
+from optax_llr import Layers, Phase
 
 from ..config.config import Config
 from ..data import cache
@@ -26,10 +26,44 @@ from ..policies.policy import Policy
 from ..policies.rates import global_rate
 from . import stacking
 from .devices import Devices
-from .program import Images, Program, Tables, TrainState
+from .program import Program, Tables, TrainState
 
 MOST_KEPT = 64
 """Compiled phases, and policies with their tables, that are kept for another run."""
+
+
+class Ahead:
+    """A function of arrays that is compiled ahead of its calls, for so many runs.
+
+    Attributes:
+        work: floating-point operations of a call, as XLA counts them.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        size: int,
+        in_axes: Sequence[Any],
+        out_axes: Any = 0,
+        **options: Any,
+    ):
+        """Takes what is for one run; the axes say what is stacked of several."""
+        if size > 1:
+            function = jax.vmap(function, tuple(in_axes), out_axes)
+        options["compiler_options"] = compiler_options()
+        self._jitted = jax.jit(function, **options)
+        self.work, self._compiled = math.nan, None
+
+    def compile(self, *given: Any) -> None:
+        """Compiles it, once, for arrays that lie as these do."""
+        if self._compiled is None:
+            self._compiled = self._jitted.lower(*given).compile()
+            self.work = (self._compiled.cost_analysis() or {}).get("flops", math.nan)
+
+    def __call__(self, *given: Any) -> Any:
+        """What it returns for such arrays."""
+        assert self._compiled is not None
+        return self._compiled(*given)
 
 
 class Compiled(NamedTuple):
@@ -37,49 +71,16 @@ class Compiled(NamedTuple):
 
     initial: Callable[[np.uint32], TrainState]  # one run
     stacked: Callable[[list[TrainState]], TrainState]
-    score: Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
-    measure: Callable[..., LayerMeasures]
-
-
-class Step:
-    """A function (state, images, tables) → state that is compiled ahead of its calls.
-
-    Attributes:
-        work: floating-point operations of a call, as XLA counts them.
-    """
-
-    def __init__(self, size: int, function: Callable[..., TrainState], **fixed: Any):
-        """Takes what is for one run, for so many at once."""
-        self._function = functools.partial(function, **fixed)
-        if size > 1:
-            axes = (stacking.AXES, None, 0)
-            self._function = jax.vmap(self._function, axes, stacking.AXES)
-        self.work, self._compiled = math.nan, None
-
-    def compile(self, state: TrainState, images: Images, tables: Tables) -> None:
-        """Compiles it, once, for arrays that lie as these do."""
-        if self._compiled is None:
-            step = jax.jit(
-                self._function,
-                donate_argnums=0,
-                out_shardings=jax.tree.map(lambda array: array.sharding, state),
-                compiler_options=compiler_options(),
-            )
-            self._compiled = step.lower(state, images, tables).compile()
-            self.work = (self._compiled.cost_analysis() or {}).get("flops", math.nan)
-
-    def __call__(self, state: TrainState, images: Images, tables: Tables) -> TrainState:
-        """The state after it; the one before is given away."""
-        assert self._compiled is not None
-        return self._compiled(state, images, tables)
+    score: Ahead
+    measure: Ahead
 
 
 class Stage(NamedTuple):
     """A phase of a run."""
 
     phase: Phase
-    step: Step
-    steps: Step  # `steps_per_call` of them
+    step: Ahead  # (state, images, tables) → state; the one before is given away
+    steps: Ahead  # `steps_per_call` of them
     predicted: float  # work of a step, by that of one without frozen layers
 
 
@@ -92,7 +93,7 @@ class Compiler:
 
     def __init__(self, config: Config, dataset: Dataset, devices: Devices):
         """Takes what is trained, and where."""
-        self._config, self._devices = config, devices
+        self._devices, self._every = devices, config.record_every
         divide = config.stack == 1 and devices.count > 1
         divided = devices.divided if divide else None
         self._program = functools.cache(
@@ -113,36 +114,39 @@ class Compiler:
         self.steps = keep(self._make_steps)
 
     def _make(self, layering: Layering, size: int) -> Compiled:
-        """All but the steps, compiled when they are first called."""
+        """All but the steps."""
         program, everywhere = self._program(layering), self._devices.everywhere
-
-        def for_all(function: Callable[..., Any], *axes: Any) -> Any:
-            if size > 1:
-                function = jax.vmap(function, axes)
-            options = compiler_options()
-            return jax.jit(function, out_shardings=everywhere, compiler_options=options)
-
+        measured = (stacking.AXES, None, 0, 0)
         return Compiled(
             initial=jax.jit(
                 lambda seed: program.initial(jax.random.key(seed)),
                 out_shardings=everywhere,
             ),
             stacked=jax.jit(
-                stacking.stacked, out_shardings=stacking.layout(self._devices)
+                stacking.stacked, out_shardings=stacking.layout(self._devices, size)
             ),
-            score=for_all(program.score, 0, 0, None),
-            measure=for_all(program.measure, stacking.AXES, None, 0, 0),
+            score=Ahead(program.score, size, (0, 0, None), out_shardings=everywhere),
+            measure=Ahead(program.measure, size, measured, out_shardings=everywhere),
         )
 
     def _make_steps(
         self, layering: Layering, size: int, phase: Phase
-    ) -> tuple[Step, Step]:
+    ) -> tuple[Ahead, Ahead]:
         """One step, and several; of the phase counts only what is frozen."""
-        program = self._program(layering)
-        one = Step(size, program.step, phase=phase)
-        if (length := steps_per_call(self._config.record_every)) == 1:
-            return one, one
-        return one, Step(size, program.steps, phase=phase, length=length)
+        program, length = self._program(layering), steps_per_call(self._every)
+
+        def made(step: Callable[..., TrainState], **fixed: Any) -> Ahead:
+            return Ahead(
+                functools.partial(step, phase=phase, **fixed),
+                size,
+                (stacking.AXES, None, 0),
+                stacking.AXES,
+                donate_argnums=0,
+                out_shardings=stacking.layout(self._devices, size),
+            )
+
+        one = made(program.step)
+        return one, made(program.steps, length=length) if length > 1 else one
 
     def stages(self, policy: Policy, size: int, *given: Any) -> list[Stage]:
         """The phases of a run, compiled for its state, images and tables."""

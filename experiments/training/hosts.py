@@ -95,6 +95,15 @@ def tell_run(policy: str, seed: int, start: tuple[Any, float] | None) -> None:
         tell((policy, seed, arrays))
 
 
+def meet() -> None:
+    """Waits for the others before the first sum with them, which waits for 30 s only.
+
+    One may have compiled for longer.
+    """
+    if are_many():
+        any_is(True)
+
+
 def asked(together: bool) -> bool:
     """Whether a signal came to any process, asked where `together` all of them ask."""
     if not are_many():

@@ -37,8 +37,10 @@ def member(stacked: Any, index: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[index] if leaf.ndim else leaf, stacked)
 
 
-def layout(devices: Devices) -> TrainState:
-    """How a stacked state lies: the runs divided over devices."""
+def layout(devices: Devices, size: int) -> Any:
+    """How a state lies: everywhere; of several runs, the runs divided over devices."""
+    if size == 1:
+        return devices.everywhere
     across = TrainState._make([devices.divided] * len(AXES))
     return across._replace(step=devices.everywhere)
 

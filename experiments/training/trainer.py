@@ -146,6 +146,9 @@ class Trainer:
             # Made again, as a state is overwritten by its first step.
             initial = as_one([first(run) for run in runs]).params
         given = as_one(states), self._train, self._tables(runs, size)
+        compiled.score.compile(*evaluated(given[0]), self._test[0])
+        if self._config.measurements:
+            compiled.measure.compile(*given, initial)
         return Group(
             runs=runs,
             size=size,
@@ -179,6 +182,7 @@ class Trainer:
         Raises:
             Stop: a signal came; every run that had not ended has a checkpoint.
         """
+        hosts.meet()
         total = self._config.total_steps
         while group.going and group.step < total:
             self._announce(group)

@@ -84,7 +84,7 @@ def test_phases_that_are_too_short_are_not_made(shortest, expected):
 
 @pytest.fixture
 def counted(monkeypatch):
-    """A trainer that compiles no step, and those that it was asked for."""
+    """A trainer that compiles nothing, and what it was asked for."""
     asked, made = [], set()
 
     def compile_(self, *given):
@@ -93,11 +93,11 @@ def counted(monkeypatch):
         made.add(self)
         self.work = 2.0
 
-    def noted(self, size, function, **fixed):
-        self.name, self.size = function.__name__, size
+    def noted(self, function, size, *axes, **options):
+        self.name, self.size = getattr(function, "func", function).__name__, size
 
-    monkeypatch.setattr(compiling.Step, "__init__", noted)
-    monkeypatch.setattr(compiling.Step, "compile", compile_)
+    monkeypatch.setattr(compiling.Ahead, "__init__", noted)
+    monkeypatch.setattr(compiling.Ahead, "compile", compile_)
     return lambda **changes: (
         Trainer(dataclasses.replace(CONFIG, **changes), dataset()),
         asked,
@@ -112,34 +112,34 @@ def test_schedules_share_what_is_compiled_and_each_size_has_its_own(counted):
     trainer, asked = counted(stack=4)
     for name in ("uniform", "early-first", "cascade"):
         begin(trainer, name)
-    assert asked == [("step", 1)]
+    assert asked == [("score", 1), ("step", 1)]
     begin(trainer, "uniform", "early-first")
     begin(trainer, "early-first", "cascade")
     begin(trainer, "uniform")
-    assert asked == [("step", 1), ("step", 2)]
+    assert asked == [(name, size) for size in (1, 2) for name in ("score", "step")]
 
 
 def test_each_rule_is_a_program_of_its_own(counted):
     trainer, asked = counted()
     for name in ("gradient-norm", "layca", "layca-alpha", "gradient-norm"):
         begin(trainer, name)
-    assert asked == [("step", 1)] * 2
+    assert asked == [("score", 1), ("step", 1)] * 2
 
 
 def test_every_phase_is_compiled_and_the_one_that_freezes_nothing_once(counted):
     trainer, asked = counted()
     # Work is predicted from the one that freezes nothing.
     assert len(begin(trainer, "unfreeze-top-first").stages) == 5
-    assert asked == [("step", 1)] * 5
+    assert asked == [("score", 1), *[("step", 1)] * 5]
     begin(trainer, "uniform")
-    assert asked == [("step", 1)] * 5
+    assert asked == [("score", 1), *[("step", 1)] * 5]
 
 
 def test_an_accelerator_has_a_step_and_all_steps_of_an_interval(counted, monkeypatch):
     trainer, asked = counted()
     monkeypatch.setattr(compiling, "steps_per_call", lambda most: 3)
     begin(trainer, "uniform")
-    assert asked == [("step", 1), ("steps", 1)]
+    assert asked == [("score", 1), ("step", 1), ("steps", 1)]
 
 
 def test_the_initial_state_is_that_of_its_seed(compiler):

@@ -69,7 +69,7 @@ def test_what_is_everywhere_lies_whole_on_every_device():
 
 def test_a_stacked_state_has_its_runs_divided_and_one_step():
     devices = Devices(dataclasses.replace(EIGHT, stack=16))
-    across = layout(devices)
+    across = layout(devices, 16)
     assert (across.params, across.key) == (devices.divided, devices.divided)
     assert across.step == devices.everywhere
 

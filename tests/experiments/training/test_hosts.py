@@ -294,8 +294,8 @@ def test_a_signal_to_another_process_ends_a_run_once_its_checkpoint_is_written(
     with pytest.raises(hosts.StopTogether) as info:
         trainer.run(POLICIES["uniform"], 0, Watched(others))
     assert info.value.status == 143
-    # Asked after each record; then all wait for the checkpoint.
-    assert others.heard == [False, False, False, 3, "written", True]
+    # They meet once all is compiled, ask after each record, wait for the checkpoint.
+    assert others.heard == [True, False, False, False, 3, "written", True]
 
 
 def test_a_search_and_a_stack_are_refused_in_several_processes():
