@@ -25,7 +25,6 @@ import time
 from typing import Any
 
 import jax
-import numpy as np
 from record import environment, natural, positive, write
 
 import optax_llr
@@ -73,28 +72,26 @@ def measure(
     trainer: Any, freezeout: Policy, rounds: int, minutes: float
 ) -> dict[str, Any]:
     """The phases of a schedule, each with its costs, and what they come to."""
-    compiler = trainer._compiler
-    for cache in (compiler.stages, compiler.steps):
-        cache.cache_clear()  # schedules share phases; here each compiles its own
+    trainer._compiler.steps.cache_clear()  # what schedules share each compiles anew
     seconds: dict[str, float] = {}
+    groups: dict[str, train.Group] = {}
     for name, plan in (("whole", UNIFORM), ("phases", freezeout)):
         began = time.perf_counter()
-        trainer.compile(plan)  # compiles
+        groups[name] = trainer.begin([train.Run(plan, 0)])  # compiles
         seconds[name] = time.perf_counter() - began
-    (whole,), stages = compiler.stages(UNIFORM, 1), compiler.stages(freezeout, 1)
+    (whole,), stages = groups["whole"].stages, groups["phases"].stages
     times = timed(trainer, freezeout, [whole, *stages], rounds)
     ratios = [
         # Where nothing is frozen it is the same program, and differs by noise only.
         1.0
-        if stage.stepping is whole.stepping
+        if stage.step is whole.step
         else statistics.median(t / base for t, base in zip(row, times[0], strict=True))
         for stage, row in zip(stages, times[1:], strict=True)
     ]
     step = statistics.median(times[0])
     shares = [len(s.phase) / TOTAL for s in stages]
     predicted = sum(
-        share * stage.about["predicted"]
-        for share, stage in zip(shares, stages, strict=True)
+        share * stage.predicted for share, stage in zip(shares, stages, strict=True)
     )
     measured = sum(share * ratio for share, ratio in zip(shares, ratios, strict=True))
     steps = 60 * minutes / step
@@ -110,7 +107,7 @@ def measure(
             {
                 "share": share,
                 "frozen": len(stage.phase.names),
-                "predicted": stage.about["predicted"],
+                "predicted": stage.predicted,
                 "measured": ratio,
             }
             for share, stage, ratio in zip(shares, stages, ratios, strict=True)
@@ -122,16 +119,14 @@ def timed(
     trainer: Any, freezeout: Policy, stages: list[Any], rounds: int
 ) -> list[list[float]]:
     """Seconds of a step of each stage in each round."""
-    tables = jax.device_put(trainer._compiler.tables(freezeout))
-    initial = trainer._compiler.program(freezeout.layering, 1).initial
-    states = [initial(np.uint32(0)) for _ in stages]
+    groups = [trainer.begin([train.Run(freezeout, 0)]) for _ in stages]
+    states, tables = [group.state for group in groups], groups[0].tables
     times: list[list[float]] = [[] for _ in stages]
     for number in range(rounds + 1):
         for i, stage in enumerate(stages):
             began = time.perf_counter()
-            states[i] = jax.block_until_ready(
-                stage.stepping.step(states[i], trainer._train, tables)
-            )
+            states[i] = stage.step(states[i], trainer._train, tables)
+            jax.block_until_ready(states[i])
             if number:  # the first one warms up
                 times[i].append(time.perf_counter() - began)
     return times

@@ -25,16 +25,16 @@ from experiments.config import config
 from experiments.data import dataset as data
 from experiments.policies.catalogue import POLICIES
 from experiments.policies.policy import Policy
-from experiments.training import running
+from experiments.records.journal import Event, Forgetful
 from experiments.training import trainer as train
 
 PLANS = (POLICIES["uniform-cosine"], policy(power=3, t0=0.5))
 
 
-class Seen(running.Forgetful):
+class Seen(Forgetful):
     """Shows evaluations, so that one sees it live."""
 
-    def write(self, event: running.Event) -> None:
+    def write(self, event: Event) -> None:
         """Prints one."""
         if event["kind"] == "validation":
             print(f"  {event['step']}: {event['accuracy']:.3f}", flush=True)
@@ -46,7 +46,7 @@ def run(
     """Trains once, in a trainer of its own, that compiles anew."""
     trainer = train.Trainer(settings, data_set)
     began = time.perf_counter()
-    trainer.compile(plan)
+    trainer.begin([train.Run(plan, seed)])
     compiling = time.perf_counter() - began
     print(f"{plan.name}, seed {seed}: compiled in {compiling:.0f} s", flush=True)
     end = trainer.run(plan, seed, Seen())

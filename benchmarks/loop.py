@@ -34,7 +34,6 @@ from typing import Any
 from unittest import mock
 
 import jax
-import numpy as np
 from record import environment, natural, write
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
@@ -70,7 +69,7 @@ def make_forms(model: str, steps: int) -> dict[str, Rate]:
     trainer = train.Trainer(settings, dataset)
     with plain_convolutions():
         plain = train.Trainer(settings, dataset)
-        plain.compile(POLICY)
+        plain.begin([train.Run(POLICY, 0)])  # compiles
     forms = {
         "step": lambda: bare(trainer, settings),
         "loop": lambda: whole(trainer, settings),
@@ -95,14 +94,11 @@ def plain_convolutions() -> Generator[None]:
 
 def bare(trainer: Any, settings: config.Config) -> float:
     """The compiled step, called as often as a run has steps."""
-    compiler = trainer._compiler
-    tables = jax.device_put(compiler.tables(POLICY))
-    state = compiler.program(POLICY.layering, 1).initial(np.uint32(0))
-    step = compiler.stages(POLICY, 1)[0].stepping.step
-    jax.block_until_ready((state, tables))
+    group = trainer.begin([train.Run(POLICY, 0)])
+    state, step = jax.block_until_ready(group.state), group.stages[0].step
     began = time.perf_counter()
     for _ in range(settings.total_steps):
-        state = step(state, trainer._train, tables)
+        state = step(state, trainer._train, group.tables)
     jax.block_until_ready(state)
     return BATCH * settings.total_steps / (time.perf_counter() - began)
 
@@ -120,8 +116,8 @@ def whole(trainer: Any, settings: config.Config) -> float:
         with Journal(
             pathlib.Path(folder), trainer.like(POLICY), every, print
         ) as journal:
-            journal.watchers.append(note)
-            trainer.run(POLICY, 0, journal)
+            run = train.Run(POLICY, 0, journal, watchers=[note])
+            trainer.train(trainer.begin([run]))
     (first, began), (last, ended) = times[0], times[-1]
     return (last - first) / (ended - began)
 

@@ -54,7 +54,7 @@ def command(settings: config.Config, out: str, **changes: Any) -> list[str]:
     fields = {
         "policies": "uniform",
         "model": settings.model,
-        "source": settings.data,
+        "data": settings.data,
         "validation": settings.validation,
         "epochs": settings.epochs,
         "batch-size": settings.batch_size,

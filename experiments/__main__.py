@@ -113,6 +113,10 @@ def _preview(arguments: Sequence[str]) -> int:
             policy, name, rest = "POLICY", "preview POLICY", arguments
             if not {"-h", "--help"} & {*arguments}:
                 raise ValueError("preview: expected the name of a policy first")
+    if given := [word for word in rest if word.partition("=")[0] == "--policies"]:
+        raise ValueError(
+            f"preview: expected one policy, by its name before all else; got {given[0]}"
+        )
     config = _parse(name, rest, lambda config: config)
     from . import preview
 

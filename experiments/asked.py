@@ -12,10 +12,18 @@ from .config.config import Config
 from .policies.chosen import configured
 from .policies.computed import moments, updates
 from .training.compiling import policy_tables
+from .training.program import abstract
 
 
 def asked(config: Config) -> dict[str, Any]:
-    """config.json, but for what is only known once the model is made."""
+    """config.json: all that counts, known before anything is compiled.
+
+    The layers are read off the model; and of each policy, what it computes, by which a
+    study knows it again.
+    """
+    _, classes, shape = config.sizes
+    layers = abstract(config, classes, shape).layers
+    computes = computed(config, layers)
     policies = {
         name: {
             "summary": policy.summary,
@@ -23,6 +31,7 @@ def asked(config: Config) -> dict[str, Any]:
             "expects": policy.expects._asdict(),
             "source": policy.source,
             "control": policy.control,
+            "computes": computes[name],
         }
         for name, policy in configured(config).items()
     }
@@ -30,21 +39,12 @@ def asked(config: Config) -> dict[str, Any]:
         "policies": policies,
         "files": own.hashes(config.own),
         "total_steps": config.total_steps,
+        "layers": {
+            "names": layers.names,
+            "level": layers.level,
+            "members": layers.members,
+        },
     }
-
-
-def add_what_is_known(
-    config: Config, layers: optax_llr.Layers, asked: dict[str, Any]
-) -> None:
-    """Adds the layers, and what policies compute: by that a study knows them again."""
-    asked["layers"] = {
-        "names": layers.names,
-        "level": layers.level,
-        "members": layers.members,
-    }
-    computes = computed(config, layers)
-    for name, about in asked["policies"].items():
-        about["computes"] = computes[name]
 
 
 def computed(config: Config, layers: optax_llr.Layers) -> dict[str, dict[str, Any]]:

@@ -6,53 +6,25 @@ import itertools
 import shutil
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import rich.console
 
-import optax_llr
-
-from .asked import add_what_is_known, asked, keep_files
+from .asked import asked, keep_files
 from .config import own
 from .config.config import Config, check_sizes
 from .data.dataset import Dataset, load
 from .policies.chosen import configured, with_controls
 from .policies.policy import Policy
-from .records import records, run_directory
+from .records import checkpoint, records, run_directory
 from .records.environment import environment
-from .records.journal import Journal
+from .records.journal import Forgetful, Journal
 from .report import report
 from .terminal import display, signals
 from .terminal.progress import Progress
 from .training import hosts
 from .training.compiling import use_compilation_cache
-from .training.trainer import Member, Trainer
-
-
-class AnyTrainer(Protocol):
-    """What a study asks of `trainer.Trainer`."""
-
-    layers: optax_llr.Layers
-
-    def like(self, policy: Policy) -> Any:
-        """The shapes of the state of a run."""
-        ...
-
-    def compile(self, policy: Policy, runs: int = 1) -> None:
-        """Compiles what so many runs at once will need."""
-        ...
-
-    def kind(self, policy: Policy) -> Hashable:
-        """What runs must share to be trained at once."""
-        ...
-
-    def stack_that_pays(self, most: int) -> tuple[int, dict[int, float]]:
-        """How many runs to train at once, and how fast so many are; found by trial."""
-        ...
-
-    def run_together(self, members: Sequence[Member]) -> list[records.Event]:
-        """Trains each; writes every event, and returns the last ones, of kind "end"."""
-        ...
+from .training.trainer import Run, Trainer
 
 
 def study(config: Config, command: Sequence[str]) -> int:
@@ -112,12 +84,7 @@ def say_joined(policies: Sequence[str]) -> None:
         display.console().print(text, soft_wrap=True)
 
 
-def run(
-    config: Config,
-    dataset: Dataset,
-    command: Sequence[str],
-    make_trainer: Callable[[Config, Dataset], AnyTrainer] = Trainer,
-) -> int:
+def run(config: Config, dataset: Dataset, command: Sequence[str]) -> int:
     """Runs a study, or goes on with it, and prints its table.
 
     What was begun goes on from its last checkpoint. A signal ends it early, with a
@@ -127,7 +94,6 @@ def run(
         config: a valid one.
         dataset: the one it names.
         command: the command line as the user typed it.
-        make_trainer: makes what trains.
 
     Returns:
         An exit status: 0; 130 after SIGINT (Ctrl-C); 143 after SIGTERM.
@@ -139,33 +105,36 @@ def run(
     """
     console = display.console()
     say = functools.partial(console.print, soft_wrap=True)
-    folder = config.out / config.name
-    # Before anything compiles: a bad place is known now.
+    folder, runs = config.out / config.name, _runs(config)
+    # Before anything compiles: a bad place, or another study there, is known now.
     with run_directory.claimed(folder):
         told = asked(config)
-        assumed = run_directory.check_begun(folder, told)
-        for line in assumed:
+        for line in run_directory.check_begun(folder, told):
             say(line)
         try:
-            if _is_done(folder, config):
-                say(f"All {_number(config)} runs were done before.")
+            if all(records.has_ended(_folder(config, run)) for run in runs):
+                say(f"All {len(runs)} runs were done before.")
             else:
-                trainer = make_trainer(config, dataset)
+                trainer = Trainer(config, dataset)
                 signals.check()
-                for policy in configured(config).values():
-                    trainer.like(policy)  # what cannot be made leaves no folder
+                for run in runs:
+                    trainer.like(run.policy)  # what cannot be made leaves no folder
                 session = environment(command, dataset.checksum)
-                add_what_is_known(config, trainer.layers, told)
-                for line in run_directory.begin(folder, told)[len(assumed) :]:
-                    say(line)
+                run_directory.begin(folder, told)
                 keep_files(config, folder)
                 for difference in run_directory.add_session(folder, session):
                     say(difference)
-                say(_greeting(config, trainer.layers, folder))
-                _train(config, trainer, folder, told, session, say)
+                say(
+                    f"{config.name}: {own.label(config.model)} with "
+                    f"{len(trainer.layers)} layers on {own.label(config.data)}, "
+                    f"{len(config.policies)} policies × {len(config.run_seeds)} seeds, "
+                    f"{config.total_steps:,} steps each\nrecords: {folder}"
+                )
+                _train_all(config, trainer, runs, told, session, console)
             if hosts.are_many():
                 hosts.tell(None)
-            _end(folder, console)
+            recorded = records.read(folder)
+            report.show(report.Study(recorded), report.build(recorded), console)
         except signals.Stop as stop:
             if not (folder / "config.json").exists():
                 raise
@@ -174,9 +143,7 @@ def run(
                 f"Records in {folder}; `python -m experiments report {folder}` makes "
                 "the report of what there is"
             )
-            if isinstance(stop, hosts.StopTogether):
-                hosts.part()
-            return stop.status
+            return _stopped(stop)
     return 0
 
 
@@ -192,100 +159,84 @@ def follow(config: Config, dataset: Dataset) -> int:
     trainer, policies = Trainer(config, dataset), configured(config)
     try:
         with signals.patience():
-            while (order := hosts.listen()) is not None:
-                policy = policies[order.policy]
-                trainer.compile(policy)
-                start = hosts.listen_for_start(trainer.like(policy))
-                journal = hosts.Following(start, config.record_every)
-                trainer.run(policy, order.seed, journal)
+            while (told := hosts.listen()) is not None:
+                name, seed, start = told
+                policy, journal = policies[name], Forgetful()
+                if start is not None:
+                    like = trainer.like(policy)
+                    journal.start = checkpoint.from_arrays(start[0], like), start[1]
+                trainer.run(policy, seed, journal)
     except signals.Stop as stop:
-        if isinstance(stop, hosts.StopTogether):
-            hosts.part()
-        return stop.status
+        return _stopped(stop)
     return 0
 
 
-def _number(config: Config) -> int:
-    return len(config.policies) * len(config.run_seeds)
+def _stopped(stop: signals.Stop) -> int:
+    if isinstance(stop, hosts.StopTogether):
+        hosts.part()
+    return stop.status
 
 
-def _is_done(folder: Path, config: Config) -> bool:
-    return all(
-        records.has_ended(records.run_folder(folder, policy, seed))
-        for policy in configured(config)
-        for seed in config.run_seeds
-    )
+def _runs(config: Config) -> list[Run]:
+    """All runs; seeds outside, so that a study cut short has pairs to compare."""
+    pairs = list(itertools.product(config.run_seeds, configured(config).values()))
+    return [
+        Run(policy, seed, name=f"{n}/{len(pairs)} {policy.name}, seed {seed}")
+        for n, (seed, policy) in enumerate(pairs, start=1)
+    ]
 
 
-def _train(
+def _folder(config: Config, run: Run) -> Path:
+    return records.run_folder(config.out / config.name, run.policy.name, run.seed)
+
+
+def _train_all(
     config: Config,
-    trainer: AnyTrainer,
-    folder: Path,
-    asked: Mapping[str, Any],
+    trainer: Trainer,
+    runs: Sequence[Run],
+    told: Mapping[str, Any],
     session: Mapping[str, Any],
-    say: Callable[[str], None],
+    console: rich.console.Console,
 ) -> None:
     """Every run that has not come to its end before."""
-    # Seeds outside, policies inside: a study cut short has whole pairs to compare.
-    pairs = itertools.product(config.run_seeds, configured(config).values())
-    left: list[_Run] = []
-    for number, (seed, policy) in enumerate(pairs, start=1):
-        name = f"{number}/{_number(config)} {policy.name}, seed {seed}"
-        run = _Run(name, policy, seed, records.run_folder(folder, policy.name, seed))
-        if records.has_ended(run.folder):
-            say(f"{name}: done before")
-            _forget_checkpoints(run)
+    say = functools.partial(console.print, soft_wrap=True)
+    left = list[Run]()
+    for run in runs:
+        if records.has_ended(_folder(config, run)):
+            if not console.is_terminal:
+                say(f"{run.name}: done before")
+            _forget_checkpoints(config, run)
         else:
             left.append(run)
-    for group in _groups(left, trainer.kind, _stack(config, trainer, len(left), say)):
+    size = config.stack
+    if size == "auto":
+        size, speeds = trainer.stack_that_pays(len(left))
+        tried = ", ".join(f"{n} at once {speed:.2f}" for n, speed in speeds.items())
+        say(f"steps a second of all runs together, by those of one run: {tried}")
+    for group in _groups(left, trainer.kind, size):
         with contextlib.ExitStack() as stack:
-            opened = [
-                (
-                    run,
-                    stack.enter_context(_open(config, trainer, asked, run, say)),
+            for run in group:
+                about = {"policy": run.policy.name, "seed": run.seed}
+                run_directory.begin(_folder(config, run), {**told, **about})
+                run.journal = stack.enter_context(
+                    Journal(
+                        _folder(config, run),
+                        trainer.like(run.policy),
+                        config.checkpoint_seconds,
+                        lambda line, run=run: say(f"{run.name}: {line}"),
+                    )
                 )
-                for run in group
-            ]
             # What was interrupted together may still have got to different steps.
-            for _, part in itertools.groupby(
-                sorted(opened, key=_step_of), key=_step_of
-            ):
-                _train_group(config, trainer, session, list(part), say)
+            group.sort(key=lambda run: run.journal.step)
+            for _, part in itertools.groupby(group, lambda run: run.journal.step):
+                _train(config, trainer, list(part), session, console)
         for run in group:
-            _forget_checkpoints(run)
-
-
-class _Run(NamedTuple):
-    """One that is to be done."""
-
-    name: str  # for people
-    policy: Policy
-    seed: int
-    folder: Path
-
-
-_Opened = tuple[_Run, Journal[Any]]
-
-
-def _step_of(opened: _Opened) -> int:
-    return opened[1].step
-
-
-def _stack(
-    config: Config, trainer: AnyTrainer, runs: int, say: Callable[[str], None]
-) -> int:
-    """How many runs to train at once."""
-    if config.stack != "auto":
-        return config.stack
-    size, speeds = trainer.stack_that_pays(runs)
-    tried = ", ".join(f"{n} at once {speed:.2f}" for n, speed in speeds.items())
-    say(f"steps a second of all runs together, by those of one run: {tried}")
-    return size
+            _forget_checkpoints(config, run)
 
 
 def _groups(
-    runs: list[_Run], kind: Callable[[Policy], Hashable], size: int
-) -> Iterator[list[_Run]]:
+    runs: list[Run], kind: Callable[[Policy], Hashable], size: int
+) -> Iterator[list[Run]]:
     """The runs in order, but those that can be trained at once together."""
     while runs:
         first = kind(runs[0].policy)
@@ -294,62 +245,39 @@ def _groups(
         yield group
 
 
-def _open(
+def _train(
     config: Config,
-    trainer: AnyTrainer,
-    asked: Mapping[str, Any],
-    run: _Run,
-    say: Callable[[str], None],
-) -> Journal[Any]:
-    """The folder of a run, begun or gone on with."""
-    run_directory.begin(
-        run.folder, {**asked, "policy": run.policy.name, "seed": run.seed}
-    )
-    given = (
-        run.folder,
-        trainer.like(run.policy),
-        config.checkpoint_seconds,
-        lambda line: say(f"{run.name}: {line}"),
-    )
-    if not hosts.are_many():
-        return Journal(*given)
-    hosts.tell(hosts.Order(run.policy.name, run.seed))
-    return hosts.Leading(*given, config.record_every)
-
-
-def _train_group(
-    config: Config,
-    trainer: AnyTrainer,
+    trainer: Trainer,
+    runs: Sequence[Run],
     session: Mapping[str, Any],
-    group: list[_Opened],
-    say: Callable[[str], None],
+    console: rich.console.Console,
 ) -> None:
     """Runs at once, shown while they are under way."""
-    name, step = group[0][0].name, _step_of(group[0])
-    for run, _ in group:
-        about = {**session, "from_step": step, "at_once": len(group)}
-        run_directory.add_session(run.folder, about)
-    trainer.compile(group[0][0].policy, len(group))
-    if len(group) > 1:
-        name += f" and {len(group) - 1} more"
+    first, step = runs[0], runs[0].journal.step
+    hosts.tell_run(first.policy.name, first.seed, first.journal.start)
+    group = trainer.begin(runs)
+    others = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
     with contextlib.ExitStack() as stack:
-        progress = stack.enter_context(Progress(name, step, config.total_steps))
-        for _, journal in group:
-            journal.watchers.append(progress.show)
+        shown = Progress(first.name + others, step, config.total_steps)
+        progress = stack.enter_context(shown)
+        for run in runs:
+            about = {**session, "from_step": step, "at_once": len(runs)}
+            run_directory.add_session(_folder(config, run), about)
+            run.watchers.append(progress.show)
             if config.logger != "none":
                 logger = _logger(config.logger)(
-                    journal.folder, step, trainer.layers.names
+                    _folder(config, run), step, trainer.layers.names
                 )
                 stack.callback(logger.close)
-                journal.watchers.append(logger.write)
+                run.watchers.append(logger.write)
         stack.enter_context(signals.patience())
-        if hosts.are_many():
-            hosts.tell_start(group[0][1].start)
-        ends = trainer.run_together(
-            [Member(run.policy, run.seed, journal) for run, journal in group]
-        )
-    for (run, _), end in zip(group, ends, strict=True):
-        say(f"{run.name}: {_outcome(end)}")
+        ends = trainer.train(group)
+    for run, end in zip(runs, ends, strict=True):
+        # A terminal has shown the others live.
+        if step or end["status"] != "finished" or not console.is_terminal:
+            text = f"{run.name}: {_outcome(end)}"
+            text += f", from step {step:,}" if step else ""
+            console.print(text, soft_wrap=True)
 
 
 def _logger(value: Any) -> Callable[..., Any]:
@@ -361,23 +289,9 @@ def _logger(value: Any) -> Callable[..., Any]:
     return TensorBoard
 
 
-def _forget_checkpoints(run: _Run) -> None:
-    shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)  # no more needed
-
-
-def _end(folder: Path, console: rich.console.Console) -> None:
-    """Summary and report; the short table on the terminal."""
-    recorded = records.read(folder)
-    report.show(report.Study(recorded), report.build(recorded), console)
-
-
-def _greeting(config: Config, layers: optax_llr.Layers, folder: Path) -> str:
-    return (
-        f"{config.name}: {own.label(config.model)} with {len(layers)} layers on "
-        f"{own.label(config.data)}, {len(config.policies)} policies × "
-        f"{len(config.run_seeds)} seeds, "
-        f"{config.total_steps:,} steps each\nrecords: {folder}"
-    )
+def _forget_checkpoints(config: Config, run: Run) -> None:
+    folder = _folder(config, run) / "checkpoints"
+    shutil.rmtree(folder, ignore_errors=True)  # no more needed
 
 
 def _outcome(end: records.Event) -> str:

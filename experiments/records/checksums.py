@@ -23,32 +23,25 @@ class Lines(NamedTuple):
     """What a file holds; a last line without its newline, as a crash leaves it, not.
 
     Attributes:
-        texts: the lines, with checksums as they are written today; a lost one is empty.
-        objects: theirs, without the checksums; None for a line that is lost.
+        objects: the lines, without the checksums; None for one that is lost.
         damaged: whether a line was lost since the file was opened for appending.
     """
 
-    texts: list[bytes]
     objects: list[Record | None]
     damaged: bool
 
     @property
     def records(self) -> list[Record]:
         """The objects that are not lost."""
-        return [record for _, record in self.numbered()]
-
-    def numbered(self) -> list[tuple[int, Record]]:
-        """Those with the numbers of their lines."""
-        pairs = enumerate(self.objects, start=1)
-        return [(number, record) for number, record in pairs if record is not None]
+        return [record for record in self.objects if record is not None]
 
 
 class Writer:
     """A file of lines, open for appending; every line reaches it at once."""
 
-    def __init__(self, path: Path, kept: Sequence[bytes] = ()):
+    def __init__(self, path: Path, kept: Sequence[Record | None] = ()):
         """Makes the file hold these lines alone, and opens it behind them."""
-        self._path, content = path, b"".join(line + b"\n" for line in kept)
+        self._path, content = path, b"".join(map(_line, kept))
         if not (path.exists() and path.read_bytes().startswith(content)):
             write_whole(path, content)
         self._end = len(content)
@@ -57,8 +50,7 @@ class Writer:
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Appends a line whole, or leaves the file as it was and raises OSError."""
-        text = json.dumps(record, allow_nan=False, ensure_ascii=False).encode()
-        line = _sealed(text[:-1]) + b"\n"
+        line = _line(record)
         try:
             written = self._file.write(line)
             while written < len(line):  # what a disk that fills up does
@@ -80,22 +72,24 @@ class Writer:
 def read(path: Path) -> Lines:
     """The lines of a file; of one that does not exist, none."""
     content = path.read_bytes() if path.exists() else b""
-    texts, objects, damaged, before = list[bytes](), list[Record | None](), False, 0
+    objects, damaged, before = list[Record | None](), False, 0
     for line in content.split(b"\n")[:-1]:
-        text, found, stated = b"", None, 0
+        found, stated = None, 0
         if match := _LINE.fullmatch(line):
             body, stated = match[1], int(match[2], 16)
             if stated in (zlib.crc32(body), zlib.crc32(body, before)):
-                text, found = _sealed(body), json.loads(body + b"}")
-        texts.append(text)
+                found = json.loads(body + b"}")
         objects.append(found)
-        damaged, before = damaged or (bool(line) and not text), stated
-    return Lines(texts, objects, damaged)
+        damaged, before = damaged or (bool(line) and found is None), stated
+    return Lines(objects, damaged)
 
 
-def _sealed(body: bytes) -> bytes:
-    """A line, from an object without its closing brace."""
-    return body + f', "crc32": "{zlib.crc32(body):08x}"}}'.encode()
+def _line(record: Mapping[str, Any] | None) -> bytes:
+    """A line with its checksum; an empty one for one that is lost."""
+    if record is None:
+        return b"\n"
+    body = json.dumps(record, allow_nan=False, ensure_ascii=False).encode()[:-1]
+    return body + f', "crc32": "{zlib.crc32(body):08x}"}}\n'.encode()
 
 
 def named(numbers: Sequence[int]) -> str:

@@ -4,29 +4,45 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Generic, Self, TypeVar
+from typing import Any, Self
 
-from ..terminal import signals
 from . import checksums, records
 from .checkpoint import About, Checkpoints
 
-State = TypeVar("State")
 Event = records.Event
 
 
-class Journal(Generic[State]):
-    """What a run leaves behind, and goes on from.
+class Forgetful:
+    """A journal that keeps nothing.
 
     Attributes:
-        folder: of the run.
-        step: from which the run goes on; 0 for one that begins.
-        start: the state of the newest good checkpoint and the seconds of training up to
-            it; None where there is none.
-        watchers: are shown every event once it is recorded.
+        start: the state from which a run goes on and the seconds of training up to it;
+            None for one that begins.
+        step: from which it goes on; 0 for one that begins.
     """
 
+    start: tuple[Any, float] | None = None
+    step: int = 0
+
+    def write(self, event: Event) -> None:
+        """Forgets it."""
+
+    def late(self) -> bool:
+        """Whether it is time for a checkpoint."""
+        return False
+
+    def save(self, step: int, state: Any, seconds: float) -> None:
+        """Makes no checkpoint."""
+
+    def wait(self) -> None:
+        """Returns when every checkpoint is written."""
+
+
+class Journal(Forgetful):
+    """What a run leaves behind, and goes on from its newest good checkpoint."""
+
     def __init__(
-        self, folder: Path, like: State, every: float, say: Callable[[str], None]
+        self, folder: Path, like: Any, every: float, say: Callable[[str], None]
     ):
         """Opens the folder of a run and goes back to its newest good checkpoint.
 
@@ -39,13 +55,13 @@ class Journal(Generic[State]):
             every: seconds between two checkpoints.
             say: is told what is damaged or lost, and what is done about it.
         """
-        self.folder = folder
-        self.watchers: list[Callable[[Event], None]] = []
         self._every, self._last = every, time.monotonic()
         self._checkpoints = Checkpoints(folder / "checkpoints")
         found = self._checkpoints.newest(like, say)
-        self.start = (found[0], found[1]["seconds"]) if found else None
-        about = found[1] if found else {"step": 0, "lines": 0}
+        about: About = {"step": 0, "lines": 0}
+        if found:
+            about = found[1]
+            self.start = found[0], about["seconds"]
         self.step, self._lines = int(about["step"]), int(about["lines"])
         if not found and (begun := records.read_lines(folder)[0].records):
             say(
@@ -72,30 +88,17 @@ class Journal(Generic[State]):
         self._lines += 1
         if line["kind"] == "end":  # soon there will be no more checkpoint
             self._sync()
-        for watch in self.watchers:
-            watch(event)
-
-    def due(self, step: int) -> bool:
-        """Whether it is time for a checkpoint, as a signal makes it at once."""
-        del step
-        return signals.asked() or self.late()
 
     def late(self) -> bool:
         """Whether the last checkpoint is long enough ago."""
         return time.monotonic() - self._last >= self._every
 
-    def save(self, step: int, state: State, seconds: float) -> None:
+    def save(self, step: int, state: Any, seconds: float) -> None:
         """Begins a checkpoint."""
         self._sync()
         about = {"step": step, "seconds": seconds, "lines": self._lines}
         self._checkpoints.save(step, state, about)
         self._last = time.monotonic()
-
-    def rest(self) -> None:
-        """If a signal asked for the checkpoint, waits for its end and raises `Stop`."""
-        if signals.asked():
-            self.wait()
-            signals.check()
 
     def wait(self) -> None:
         """Returns when every checkpoint is written."""
@@ -120,15 +123,15 @@ class Journal(Generic[State]):
 
 def _opened(path: Path, about: About, say: Callable[[str], None]) -> checksums.Writer:
     """A file of the records, open behind the lines from before the checkpoint."""
-    (texts, objects, damaged), count = checksums.read(path), about["lines"]
-    kept = texts[:count]
+    (lines, damaged), count = checksums.read(path), about["lines"]
+    kept = lines[:count]
     # Where a newline is lost, two lines are one, and the count takes in a later one.
-    while kept and (last := objects[len(kept) - 1]) and last["step"] > about["step"]:
+    while kept and (last := kept[-1]) and last["step"] > about["step"]:
         kept.pop()
-    kept += [b""] * (count - len(kept))
-    if damaged or count > len(texts):
+    kept += [None] * (count - len(kept))
+    if damaged or count > len(lines):
         said = f"{str(path)!r} is damaged; what it lost is made again"
-        if lost := [number for number, text in enumerate(kept, start=1) if not text]:
+        if lost := [n for n, line in enumerate(kept, start=1) if line is None]:
             said = f"{str(path)!r} has lost {checksums.named(lost)}; going on without, "
             said += f"from step {about['step']:,}"
         if path.exists():

@@ -164,10 +164,11 @@ def _read_run(
     run, layers = run_folder(study, policy, seed), len(config["layers"]["names"])
     metrics, timings = read_lines(run)
     times: dict[int, float] = {}
-    for number, timing in timings.numbered():
-        check(timing, "timing", f"{str(run / 'timings.jsonl')!r}, line {number}")
+    for timing in timings.records:
         times.setdefault(timing["step"], timing["seconds"])
-    for number, event in metrics.numbered():
+    for number, event in enumerate(metrics.objects, start=1):
+        if event is None:
+            continue
         where = f"{str(run / 'metrics.jsonl')!r}, line {number}"
         check_event(event, where)
         if (event["policy"], event["seed"]) != (policy, seed):

@@ -61,7 +61,7 @@ def check_begun(folder: Path, asked: Mapping[str, Any]) -> list[str]:
 
     Args:
         folder: of a study or a run.
-        asked: what config.json is to hold, or a part of it.
+        asked: what config.json is to hold.
 
     Returns:
         What is assumed of a study that an older version began, in lines.
@@ -79,13 +79,14 @@ def check_begun(folder: Path, asked: Mapping[str, Any]) -> list[str]:
         return []
     begun, assumed = read_config(path, "study")
     before, now = (_deciding(config) for config in (begun, plain(asked)))
-    differing, unknown = otherwise(begun["policies"], plain(asked["policies"]))
+    others, unknown = otherwise(begun["policies"], plain(asked["policies"]))
     if unknown:
         assumed.append(
             f"what policies compute is not in {str(path)!r}, which an older version "
             f"wrote; taken as the same of {', '.join(unknown)}"
         )
-    if differing := [*differences(before, now), *differing]:
+    # Another rate, say, is all there is to say of policies that compute others by it.
+    if differing := differences(before, now) or others:
         raise ValueError(
             f"{str(folder)!r} was begun with another configuration: "
             f"{'; '.join([*differing, *assumed])}. Give the same to go on with it, or "
@@ -127,20 +128,16 @@ def _close(one: Any, other: Any) -> bool:
     return a.shape == b.shape and np.allclose(a, b, 1e-4, 1e-6, equal_nan=True)
 
 
-def begin(folder: Path, asked: Mapping[str, Any]) -> list[str]:
+def begin(folder: Path, asked: Mapping[str, Any]) -> None:
     """Writes down what was asked for; checks it where that was done before.
 
-    Returns:
-        As `check_begun`.
-
     Raises:
-        ValueError: likewise.
+        ValueError: as `check_begun`.
     """
     folder.mkdir(exist_ok=True)
-    assumed = check_begun(folder, asked)
+    check_begun(folder, asked)
     if not (folder / "config.json").exists():
         write_json(folder / "config.json", asked)
-    return assumed
 
 
 def add_session(folder: Path, session: Mapping[str, Any]) -> list[str]:

@@ -10,9 +10,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ..policies.policy import Policy
 from ..records import records
-from ..terminal import signals
+from ..records.journal import Forgetful
 from ..terminal.progress import Progress
-from ..training.running import Forgetful
 from ..training.trainer import Trainer
 from .search import Search
 
@@ -144,15 +143,6 @@ class _Watched(Forgetful):
             spared = OWN in self._trial.user_attrs or self.step == self._total
             if not spared and self._trial.should_prune():
                 raise optuna.TrialPruned
-
-    def due(self, step: int) -> bool:
-        """Whether a signal came."""
-        del step
-        return signals.asked()
-
-    def rest(self) -> None:
-        """Ends the trial for a signal."""
-        signals.check()
 
 
 class _Seeded(optuna.samplers.TPESampler):

@@ -7,7 +7,7 @@ are trained at once.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import optax_llr
-from optax_llr import LayerMeasures, Layers, Phase
+from optax_llr import Layers, Phase
 
 from ..config.config import Config
 from ..data import cache
@@ -26,57 +26,74 @@ from ..policies.policy import Policy
 from ..policies.rates import global_rate
 from . import stacking
 from .devices import Devices
-from .program import Images, Program, Tables, TrainState, evaluated
+from .program import Program, Tables, TrainState
 
 MOST_KEPT = 64
 """Compiled phases, and policies with their tables, that are kept for another run."""
 
 
-class Compiled(NamedTuple):
-    """The program of a layering for some number of runs at once."""
+class Ahead:
+    """A function of arrays that is compiled ahead of its calls, for so many runs.
 
-    program: Program
+    Attributes:
+        work: floating-point operations of a call, as XLA counts them.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        size: int,
+        in_axes: Sequence[Any],
+        out_axes: Any = 0,
+        **options: Any,
+    ):
+        """Takes what is for one run; the axes say what is stacked of several."""
+        if size > 1:
+            function = jax.vmap(function, tuple(in_axes), out_axes)
+        options["compiler_options"] = compiler_options()
+        self._jitted = jax.jit(function, **options)
+        self.work, self._compiled = math.nan, None
+
+    def compile(self, *given: Any) -> None:
+        """Compiles it, once, for arrays that lie as these do."""
+        if self._compiled is None:
+            self._compiled = self._jitted.lower(*given).compile()
+            self.work = (self._compiled.cost_analysis() or {}).get("flops", math.nan)
+
+    def __call__(self, *given: Any) -> Any:
+        """What it returns for such arrays."""
+        assert self._compiled is not None
+        return self._compiled(*given)
+
+
+class Compiled(NamedTuple):
+    """What all runs of a layering share, for some number of them at once."""
+
     initial: Callable[[np.uint32], TrainState]  # one run
     stacked: Callable[[list[TrainState]], TrainState]
-    score: Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
-    measure: Callable[..., LayerMeasures] | None  # None where it is not asked for
-
-
-class Stepping(NamedTuple):
-    """The steps of a phase."""
-
-    step: Callable[[TrainState, Images, Tables], TrainState]
-    steps: Callable[[TrainState, Images, Tables], TrainState]
-    steps_per_call: int
-    work: float  # floating-point operations of a step, as XLA counts them
+    score: Ahead
+    measure: Ahead
 
 
 class Stage(NamedTuple):
     """A phase of a run."""
 
     phase: Phase
-    stepping: Stepping
-    about: dict[str, Any]  # for the records
+    step: Ahead  # (state, images, tables) → state; the one before is given away
+    steps: Ahead  # `steps_per_call` of them
+    predicted: float  # work of a step, by that of one without frozen layers
 
 
 class Compiler:
-    """Compiles, ahead of the first run, so that no run's time includes it.
+    """Makes each program once.
 
     Attributes:
         layers: the layers of the model, in forward order.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        dataset: Dataset,
-        devices: Devices,
-        train: Images,
-        batch: Images,
-    ):
-        """Takes what is trained on, and a batch to evaluate, as they are laid out."""
-        self._config, self._devices = config, devices
-        self._train, self._batch = train, batch
+    def __init__(self, config: Config, dataset: Dataset, devices: Devices):
+        """Takes what is trained, and where."""
+        self._devices, self._every = devices, config.record_every
         divide = config.stack == 1 and devices.count > 1
         divided = devices.divided if divide else None
         self._program = functools.cache(
@@ -88,134 +105,61 @@ class Compiler:
         self.phases = keep(
             lambda policy: policy_phases(self.tables(policy), config, self.layers)
         )
-        self.stages = keep(self._stages)
-        self.program = functools.cache(self._compile)
         self.like = functools.cache(
             lambda layering: jax.eval_shape(
                 self._program(layering).initial, jax.random.key(0)
             )
         )
-        self.steps = keep(self._compile_steps)
+        self.program = functools.cache(self._make)
+        self.steps = keep(self._make_steps)
 
-    def _stages(self, policy: Policy, size: int) -> list[Stage]:
-        """The phases of a run under a policy, compiled."""
-        (whole,) = optax_llr.freeze_phases(self.layers, np.ones(len(self.layers)), 1)
-        stages: list[Stage] = []
-        for phase in self.phases(policy):
-            stepping = self.steps(policy.layering, size, phase.key)
-            of = self.steps(policy.layering, size, whole)
-            about = {"frozen": phase.names, "predicted": stepping.work / of.work}
-            stages.append(Stage(phase, stepping, about))
-        return stages
-
-    def _compile(self, layering: Layering, size: int) -> Compiled:
-        """All but the steps, for some number of runs at once."""
-        program = self._program(layering)
-        initial = jax.jit(
-            lambda seed: program.initial(jax.random.key(seed)),
-            out_shardings=self._devices.everywhere,
-        )
-        like = self.like(layering)
-        states = stacking.layout(self._devices, size)
-        together = stacking.shapes(like, size)
-        told = stacking.rows(self._devices, size)
-        params, statistics = evaluated(together)
-        measure = None
-        if self._config.measurements:
-            measure = self._compile_for(
-                program.measure,
-                size,
-                (stacking.AXES, None, 0, 0),
-                (together, self._train, self._told(size), params),
-                out_shardings=told,
-            )
+    def _make(self, layering: Layering, size: int) -> Compiled:
+        """All but the steps."""
+        program, everywhere = self._program(layering), self._devices.everywhere
+        measured = (stacking.AXES, None, 0, 0)
         return Compiled(
-            program=program,
-            initial=initial.lower(np.uint32(0)).compile(),
-            stacked=jax.jit(stacking.stacked, out_shardings=states),
-            score=self._compile_for(
-                program.score,
-                size,
-                (0, 0, None),
-                (params, statistics, self._batch),
-                out_shardings=told,
+            initial=jax.jit(
+                lambda seed: program.initial(jax.random.key(seed)),
+                out_shardings=everywhere,
             ),
-            measure=measure,
+            stacked=jax.jit(
+                stacking.stacked, out_shardings=stacking.layout(self._devices, size)
+            ),
+            score=Ahead(program.score, size, (0, 0, None), out_shardings=everywhere),
+            measure=Ahead(program.measure, size, measured, out_shardings=everywhere),
         )
 
-    def _compile_steps(self, layering: Layering, size: int, phase: Phase) -> Stepping:
-        """The steps of a phase; of it only counts what is frozen."""
-        compiled = self.program(layering, size)
-        program, states = compiled.program, stacking.layout(self._devices, size)
-        given = (
-            stacking.shapes(self.like(layering), size),
-            self._train,
-            self._told(size),
-        )
+    def _make_steps(
+        self, layering: Layering, size: int, phase: Phase
+    ) -> tuple[Ahead, Ahead]:
+        """One step, and several; of the phase counts only what is frozen."""
+        program, length = self._program(layering), steps_per_call(self._every)
 
-        def compiled_for(step: Callable[..., TrainState]) -> Any:
-            return self._compile_for(
-                step,
+        def made(step: Callable[..., TrainState], **fixed: Any) -> Ahead:
+            return Ahead(
+                functools.partial(step, phase=phase, **fixed),
                 size,
                 (stacking.AXES, None, 0),
-                given,
-                out_axes=stacking.AXES,
+                stacking.AXES,
                 donate_argnums=0,
-                out_shardings=states,
+                out_shardings=stacking.layout(self._devices, size),
             )
 
-        one = compiled_for(functools.partial(program.step, phase=phase))
-        several, at_once = one, steps_per_call(self._config.record_every)
-        if at_once > 1:
-            several = compiled_for(
-                functools.partial(program.steps, phase=phase, length=at_once)
-            )
-        return Stepping(
-            step=one,
-            steps=several,
-            steps_per_call=at_once,
-            work=(one.cost_analysis() or {}).get("flops", math.nan),
-        )
+        one = made(program.step)
+        return one, made(program.steps, length=length) if length > 1 else one
 
-    def _compile_for(
-        self,
-        function: Callable[..., Any],
-        size: int,
-        in_axes: tuple[Any, ...],
-        given: tuple[Any, ...],
-        out_axes: Any = 0,
-        **options: Any,
-    ) -> Any:
-        """Compiles what is for one run for so many; in_axes say what is stacked.
-
-        What is stacked is divided over the devices by run; else all have it whole, but
-        for images, which lie as they lie.
-        """
-        layouts = tuple(
-            argument.images.sharding
-            if isinstance(argument, Images)
-            else stacking.layout(self._devices, size)
-            if axes is stacking.AXES
-            else stacking.rows(self._devices, size)
-            for argument, axes in zip(given, in_axes, strict=True)
-        )
-        if size > 1:
-            function = jax.vmap(function, in_axes=in_axes, out_axes=out_axes)
-        compiling = jax.jit(
-            function,
-            in_shardings=layouts,
-            compiler_options=compiler_options(),
-            **options,
-        )
-        return compiling.lower(*given).compile()
-
-    def _told(self, size: int) -> Tables:
-        """The shapes of the tables of so many runs."""
-        runs, total = () if size == 1 else (size,), self._config.total_steps
-        return Tables._make(
-            jax.ShapeDtypeStruct((*runs, total, *axes), jnp.float32)
-            for axes in ((), (len(self.layers),))
-        )
+    def stages(self, policy: Policy, size: int, *given: Any) -> list[Stage]:
+        """The phases of a run, compiled for its state, images and tables."""
+        (whole,) = optax_llr.freeze_phases(self.layers, np.ones(len(self.layers)), 1)
+        whole_step, _ = self.steps(policy.layering, size, whole)
+        whole_step.compile(*given)
+        stages = list[Stage]()
+        for phase in self.phases(policy):
+            step, steps = self.steps(policy.layering, size, phase.key)
+            step.compile(*given)
+            steps.compile(*given)
+            stages.append(Stage(phase, step, steps, step.work / whole_step.work))
+        return stages
 
 
 def steps_per_call(most: int) -> int:

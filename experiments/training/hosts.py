@@ -12,30 +12,17 @@ out by itself, at once where they were about to exchange numbers.
 import os
 import pickle
 import signal
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from ..records import checkpoint
-from ..records.journal import Journal
 from ..terminal import signals
-from .running import Forgetful
-
-State = TypeVar("State")
 
 HEARTBEAT = 30
 NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-
-
-class Order(NamedTuple):
-    """A run that all processes are to compile; where it starts is told then."""
-
-    policy: str
-    seed: int
 
 
 class StopTogether(signals.Stop):
@@ -101,15 +88,35 @@ def listen() -> Any:
     return pickle.loads(_broadcast(b""))
 
 
-def tell_start(start: tuple[Any, float] | None) -> None:
-    """Says where a run starts, as its journal has it."""
-    tell(start and (checkpoint.to_arrays(start[0]), start[1]))
+def tell_run(policy: str, seed: int, start: tuple[Any, float] | None) -> None:
+    """Says which run is next, and where it starts, as its journal has it."""
+    if are_many():
+        arrays = start and (checkpoint.to_arrays(start[0]), start[1])
+        tell((policy, seed, arrays))
 
 
-def listen_for_start(like: State) -> tuple[State, float] | None:
-    """Where a run starts, given the shapes of its state."""
-    start = listen()
-    return start and (checkpoint.from_arrays(start[0], like), start[1])
+def meet() -> None:
+    """Waits for the others before the first sum with them, which waits for 30 s only.
+
+    One may have compiled for longer.
+    """
+    if are_many():
+        any_is(True)
+
+
+def asked(together: bool) -> bool:
+    """Whether a signal came to any process, asked where `together` all of them ask."""
+    if not are_many():
+        return signals.asked()
+    return together and any_is(signals.asked())
+
+
+def stop() -> None:
+    """Ends a run for a signal in all processes, once its checkpoint is written."""
+    if not are_many():
+        signals.check()
+    any_is(True)
+    raise StopTogether(signal.SIGTERM)
 
 
 def any_is(yes: bool) -> bool:
@@ -124,49 +131,3 @@ def _broadcast(content: bytes) -> bytes:
     if lead():
         room = np.frombuffer(content, np.uint8)
     return np.asarray(multihost_utils.broadcast_one_to_all(room)).tobytes()
-
-
-class Leading(Journal[Any]):
-    """The journal of the first of several processes."""
-
-    def __init__(
-        self,
-        folder: Path,
-        like: Any,
-        every: float,
-        say: Callable[[str], None],
-        together: int,
-    ):
-        """As `Journal`; every so many steps all processes ask whether to go on."""
-        super().__init__(folder, like, every, say)
-        self._together, self._stop = together, False
-
-    def due(self, step: int) -> bool:
-        """As the other processes are asked, and time has come."""
-        if step % self._together:
-            return False
-        self._stop = any_is(signals.asked())
-        return self._stop or self.late()
-
-    def rest(self) -> None:
-        """Ends the run in all processes, once the checkpoint is written."""
-        if self._stop:
-            self.wait()
-            any_is(True)
-            raise StopTogether(signal.SIGTERM)
-
-
-class Following(Forgetful):
-    """The journal of another process: leaves all that to the first one."""
-
-    def __init__(self, start: tuple[Any, float] | None, together: int):
-        """Takes where the run starts."""
-        self.start = start
-        self._together = together
-
-    def due(self, step: int) -> bool:
-        """Never; but a signal to any process ends the run here."""
-        if step % self._together == 0 and any_is(signals.asked()):
-            any_is(True)  # waits until the first process has made its checkpoint
-            raise StopTogether(signal.SIGTERM)
-        return False

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Sharding
 
 from .devices import Devices
 from .program import TrainState
@@ -33,22 +32,9 @@ def filled(items: Sequence[Item], size: int) -> list[Item]:
     return [*items, *[items[-1]] * (size - len(items))]
 
 
-def member(state: TrainState, index: int) -> TrainState:
-    """The state of one run."""
-    one = jax.tree.map(lambda leaf: leaf[index], state._replace(step=None))
-    return one._replace(step=state.step)
-
-
-def shapes(like: TrainState, size: int) -> TrainState:
-    """Those of so many states stacked; of one, its own."""
-    if size == 1:
-        return like
-    return jax.eval_shape(stacked, [like] * size)
-
-
-def rows(devices: Devices, size: int) -> Sharding:
-    """How arrays with a row for each run lie, tables say; of one run, everywhere."""
-    return devices.everywhere if size == 1 else devices.divided
+def member(stacked: Any, index: int) -> Any:
+    """The part of one run; what is one for all, as the step is, is a part of each."""
+    return jax.tree.map(lambda leaf: leaf[index] if leaf.ndim else leaf, stacked)
 
 
 def layout(devices: Devices, size: int) -> Any:

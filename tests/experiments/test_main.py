@@ -165,6 +165,12 @@ def test_an_unknown_command_is_refused_with_the_known_ones(capsys):
     assert "got nothing" in refused(capsys)
 
 
+@pytest.mark.parametrize("given", [["--policies", "uniform"], ["--policies=uniform"]])
+def test_a_preview_is_of_the_policy_that_is_named_first_alone(capsys, given):
+    said = refused(capsys, "preview", "early-first", "demo", *given)
+    assert "expected one policy, by its name before all else" in said
+
+
 def test_missing_data_is_refused_with_what_data_says(capsys, monkeypatch):
     def load(data, **_):
         raise cifar.DataError("one\ntwo\nthree")

@@ -1,13 +1,15 @@
 import dataclasses
 import signal
+from types import SimpleNamespace
 from typing import ClassVar, NamedTuple
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import runner
+from experiments import asked, runner
 from experiments.analysis import compare
 from experiments.config.config import Config
 from experiments.data import cifar
@@ -46,17 +48,17 @@ class FakeTrainer:
         del policy
         return State(jax.ShapeDtypeStruct((3,), np.float32))
 
-    def compile(self, policy, runs=1):
-        del policy, runs
-
     def kind(self, policy):
         return len(policy.name)
 
     def stack_that_pays(self, most):
         return 2, {1: 1.0, 2: 1.5}
 
-    def run_together(self, members):
-        return [self.run(*member) for member in members]
+    def begin(self, runs):
+        return runs
+
+    def train(self, runs):
+        return [self.run(run.policy, run.seed, run.journal) for run in runs]
 
     def run(self, policy, seed, journal):
         outcome = self.outcomes.get((policy.name, seed), "finished")
@@ -69,7 +71,8 @@ class FakeTrainer:
         if outcome in ("SIGINT", "SIGTERM"):
             signals._asked = signal.Signals[outcome]
             journal.save(25, State(jnp.arange(3.0)), 0.5)
-            journal.rest()
+            journal.wait()
+            signals.check()
         journal.write(at | measured | {"kind": "validation"})
         finished = outcome == "finished"
         end = at | {
@@ -88,11 +91,17 @@ def no_signal(monkeypatch):
     monkeypatch.setattr(signals, "_asked", None)
 
 
+@pytest.fixture(autouse=True)
+def no_model(monkeypatch):
+    found = SimpleNamespace(layers=LAYERS)
+    monkeypatch.setattr(asked, "abstract", lambda *_: found)
+
+
 def run(tmp_path, outcomes=None, make_trainer=None, **changes):
     config = dataclasses.replace(CONFIG, out=tmp_path, **changes)
     trainer = type("Fake", (FakeTrainer,), {"outcomes": outcomes or {}})
-    trainer = make_trainer or trainer
-    status = runner.run(config, empty_dataset(), COMMAND, make_trainer=trainer)
+    with mock.patch.object(runner, "Trainer", make_trainer or trainer):
+        status = runner.run(config, empty_dataset(), COMMAND)
     return status, tmp_path / "demo"
 
 
@@ -251,13 +260,39 @@ def test_a_second_process_in_the_same_folder_is_refused(tmp_path):
         run(tmp_path)
 
 
-def test_a_model_whose_layers_have_changed_is_refused(tmp_path):
-    run(tmp_path, {("uniform", 0): "SIGTERM"})
+@pytest.mark.parametrize("outcome", ["SIGTERM", "finished"])
+def test_a_model_whose_layers_have_changed_is_refused(tmp_path, monkeypatch, outcome):
+    run(tmp_path, {("uniform", 0): outcome})
     signals._asked = None
-    other = Layers(("conv",), np.arange(1), {"conv/w": 0})
-    changed = type("Changed", (FakeTrainer,), {"layers": other})
+    other = SimpleNamespace(layers=Layers(("conv",), np.arange(1), {"conv/w": 0}))
+    monkeypatch.setattr(asked, "abstract", lambda *_: other)
     with pytest.raises(ValueError, match="layers is"):
-        run(tmp_path, make_trainer=changed)
+        run(tmp_path)
+
+
+def test_a_policy_that_computes_otherwise_is_refused_also_where_all_is_done(
+    tmp_path, monkeypatch
+):
+    run(tmp_path)
+    monkeypatch.setattr(asked, "moments", lambda *_: {"rates": [0.0]})
+    with pytest.raises(ValueError, match="the rates of 'uniform' are others"):
+        run(tmp_path, make_trainer=lambda *_: pytest.fail("nothing to train"))
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_is_told_of_unusual_runs_and_a_file_of_every_run(
+    tmp_path, capsys, monkeypatch, terminal
+):
+    monkeypatch.setenv("TTY_COMPATIBLE", str(int(terminal)))
+    run(tmp_path, {("uniform", 0): "diverged", ("early-first", 0): "SIGTERM"})
+    signals._asked = None
+    run(tmp_path)
+    printed = capsys.readouterr().out
+    assert "1/4 uniform, seed 0: diverged after 25 steps" in printed
+    resumed = "2/4 early-first, seed 0: finished after 25 steps, 0.5 s, test accuracy "
+    assert f"{resumed}45.0 %, from step 25\n" in printed
+    assert ("1/4 uniform, seed 0: done before" in printed) is not terminal
+    assert ("3/4 uniform, seed 1: finished" in printed) is not terminal
 
 
 def test_what_differs_from_the_beginning_is_said(tmp_path, capsys, monkeypatch):
@@ -271,7 +306,7 @@ def test_what_differs_from_the_beginning_is_said(tmp_path, capsys, monkeypatch):
     assert 'now "abc"' in capsys.readouterr().out
 
 
-def test_a_disk_that_is_full_loses_no_earlier_record(tmp_path, monkeypatch):
+def test_a_disk_that_is_full_loses_no_earlier_record(tmp_path):
     write = checksums.Writer.write
 
     def filling(self, record):
@@ -279,10 +314,11 @@ def test_a_disk_that_is_full_loses_no_earlier_record(tmp_path, monkeypatch):
             raise OSError(28, "No space left on device", "metrics.jsonl")
         write(self, record)
 
-    monkeypatch.setattr(checksums.Writer, "write", filling)
-    with pytest.raises(OSError, match="No space left"):
+    with (
+        mock.patch.object(checksums.Writer, "write", filling),
+        pytest.raises(OSError, match="No space left"),
+    ):
         run(tmp_path)
-    monkeypatch.undo()
     rows = table(tmp_path / "demo")
     assert {name: row.n for name, row in rows.items()} == {
         "uniform": 1,

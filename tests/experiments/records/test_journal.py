@@ -11,7 +11,6 @@ from written import TRAIN
 
 from experiments.records import records
 from experiments.records.journal import Journal
-from experiments.terminal import signals
 
 
 class State(NamedTuple):
@@ -193,33 +192,9 @@ def test_the_end_is_on_the_disk_before_its_checkpoints_may_go(opened, monkeypatc
     assert len(synced) == 2
 
 
-def test_a_checkpoint_is_due_when_its_time_has_come_or_a_signal(opened, monkeypatch):
-    assert not opened(every=1e9).due(0)
-    journal = opened(every=0)
-    assert journal.due(0)
-    journal = opened(every=1e9)
-    monkeypatch.setattr(signals, "_asked", 15)
-    assert journal.due(0)
-
-
-def test_a_signal_is_obeyed_once_the_checkpoint_is_written(opened, monkeypatch):
-    journal = opened()
-    write(journal, 1)
-    monkeypatch.setattr(signals, "_asked", 15)
-    save(journal, 1)
-    with pytest.raises(signals.Stop) as stop:
-        journal.rest()
-    assert stop.value.status == 143
-    monkeypatch.setattr(signals, "_asked", None)
-    assert opened().step == 1
-
-
-def test_watchers_see_every_event_after_it_is_recorded(opened):
-    journal = opened()
-    seen = []
-    journal.watchers.append(lambda event: seen.append((event, steps(opened.folder))))
-    write(journal, 1)
-    assert seen == [(TRAIN | {"step": 1, "seconds": 0.25}, [[1], [1]])]
+def test_a_checkpoint_is_late_when_its_time_has_come(opened):
+    assert not opened(every=1e9).late()
+    assert opened(every=0).late()
 
 
 def test_an_event_of_no_known_shape_is_refused_and_not_written(opened):

@@ -64,9 +64,7 @@ class FakeTrainer:
         distance = sum(abs(math.log(value)) for value in numbers.values())
         at = {"policy": policy.name, "seed": seed, "seconds": 1.0}
         for step in range(10, 51, 10):
-            if journal.due(step):
-                journal.save(step, None, 1.0)
-                journal.rest()
+            signals.check()
             at |= {"step": step, "images": 32 * step}
             accuracy = step / 50 / (1 + distance)
             found = {"kind": "validation", "loss": 1.0, "accuracy": accuracy}

@@ -13,7 +13,7 @@ from tiny_runs import CONFIG, dataset, made_up
 from experiments.policies.catalogue import POLICIES
 from experiments.policies.optimizers import scheduled
 from experiments.training import compiling
-from experiments.training.trainer import Trainer
+from experiments.training.trainer import Run, Trainer
 from optax_llr import Layers
 
 pytestmark = pytest.mark.usefixtures("smooth")
@@ -84,60 +84,62 @@ def test_phases_that_are_too_short_are_not_made(shortest, expected):
 
 @pytest.fixture
 def counted(monkeypatch):
-    """A compiler that compiles nothing, and the names of what it was asked for."""
-    trainer, asked = Trainer(CONFIG, dataset()), []
+    """A trainer that compiles nothing, and what it was asked for."""
+    asked, made = [], set()
 
-    def compile_for(self, function, size, *args, **options):
-        function = getattr(function, "func", function)
-        asked.append((function.__name__, size))
-        return type("Step", (), {"cost_analysis": lambda self: {"flops": 2.0}})()
+    def compile_(self, *given):
+        if self not in made:
+            asked.append((self.name, self.size))
+        made.add(self)
+        self.work = 2.0
 
-    monkeypatch.setattr(compiling.Compiler, "_compile_for", compile_for)
-    monkeypatch.setattr(jax.stages.Lowered, "compile", lambda self: None)
-    return trainer, asked
+    def noted(self, function, size, *axes, **options):
+        self.name, self.size = getattr(function, "func", function).__name__, size
+
+    monkeypatch.setattr(compiling.Ahead, "__init__", noted)
+    monkeypatch.setattr(compiling.Ahead, "compile", compile_)
+    return lambda **changes: (
+        Trainer(dataclasses.replace(CONFIG, **changes), dataset()),
+        asked,
+    )
+
+
+def begin(trainer, *names):
+    return trainer.begin([Run(POLICIES[name], 0) for name in names])
 
 
 def test_schedules_share_what_is_compiled_and_each_size_has_its_own(counted):
-    trainer, asked = counted
+    trainer, asked = counted(stack=4)
     for name in ("uniform", "early-first", "cascade"):
-        trainer.compile(POLICIES[name])
+        begin(trainer, name)
     assert asked == [("score", 1), ("step", 1)]
-    asked.clear()
-    trainer._stacking = True
-    trainer.compile(POLICIES["uniform"], 4)
-    trainer.compile(POLICIES["early-first"], 4)
-    assert asked == [("score", 4), ("step", 4)]
-    asked.clear()
-    trainer.compile(POLICIES["uniform"])
-    assert asked == []
+    begin(trainer, "uniform", "early-first")
+    begin(trainer, "early-first", "cascade")
+    begin(trainer, "uniform")
+    assert asked == [(name, size) for size in (1, 2) for name in ("score", "step")]
 
 
 def test_each_rule_is_a_program_of_its_own(counted):
-    trainer, asked = counted
+    trainer, asked = counted()
     for name in ("gradient-norm", "layca", "layca-alpha", "gradient-norm"):
-        trainer.compile(POLICIES[name])
+        begin(trainer, name)
     assert asked == [("score", 1), ("step", 1)] * 2
 
 
 def test_every_phase_is_compiled_and_the_one_that_freezes_nothing_once(counted):
-    trainer, asked = counted
-    policy = POLICIES["unfreeze-top-first"]
-    trainer.compile(policy)
-    assert len(trainer._compiler.stages(policy, 1)) == 5
+    trainer, asked = counted()
     # Work is predicted from the one that freezes nothing.
-    assert asked.count(("step", 1)) == 5
-    trainer.compile(POLICIES["uniform"])
-    assert asked.count(("step", 1)) == 5
+    assert len(begin(trainer, "unfreeze-top-first").stages) == 5
+    assert asked == [("score", 1), *[("step", 1)] * 5]
+    begin(trainer, "uniform")
+    assert asked == [("score", 1), *[("step", 1)] * 5]
 
 
 def test_an_accelerator_has_a_step_and_all_steps_of_an_interval(counted, monkeypatch):
-    trainer, asked = counted
+    trainer, asked = counted()
     monkeypatch.setattr(compiling, "steps_per_call", lambda most: 3)
-    trainer.compile(POLICIES["uniform"])
+    begin(trainer, "uniform")
     assert asked == [("score", 1), ("step", 1), ("steps", 1)]
-    assert (
-        trainer._compiler.stages(POLICIES["uniform"], 1)[0].stepping.steps_per_call == 3
-    )
 
 
 def test_the_initial_state_is_that_of_its_seed(compiler):
@@ -157,10 +159,10 @@ def test_the_initial_state_is_that_of_its_seed(compiler):
         assert (leaf.shape, leaf.dtype) == (like.shape, like.dtype)
 
 
-def test_the_work_that_a_frozen_phase_saves_is_told_as_a_share(compiler):
-    (stage,) = compiler.stages(POLICIES["uniform"], 1)
-    assert stage.about == {"frozen": (), "predicted": 1.0}
-    assert stage.stepping.work > 1e6
+def test_the_work_that_a_frozen_phase_saves_is_told_as_a_share():
+    (stage,) = begin(Trainer(CONFIG, dataset()), "uniform").stages
+    assert (stage.phase.names, stage.predicted) == ((), 1.0)
+    assert stage.step.work > 1e6
 
 
 def test_the_compilation_cache_stands_in_the_users_cache_folder(monkeypatch, tmp_path):

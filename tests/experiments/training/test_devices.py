@@ -14,7 +14,7 @@ from experiments.policies.catalogue import POLICIES
 from experiments.training import compiling
 from experiments.training.devices import Devices
 from experiments.training.stacking import layout
-from experiments.training.trainer import Trainer
+from experiments.training.trainer import Run, Trainer
 
 # Ten steps of forty images, five on each of eight devices.
 EIGHT = dataclasses.replace(CONFIG, batch_size=40, epochs=5, devices=8)
@@ -72,7 +72,6 @@ def test_a_stacked_state_has_its_runs_divided_and_one_step():
     across = layout(devices, 16)
     assert (across.params, across.key) == (devices.divided, devices.divided)
     assert across.step == devices.everywhere
-    assert layout(devices, 1) == devices.everywhere
 
 
 @pytest.mark.parametrize(
@@ -162,14 +161,11 @@ def alone():
 class Keeping(Events):
     """Makes a checkpoint after four steps, and looks at how the state lies."""
 
-    def due(self, step):
-        return step == 4
+    def late(self):
+        return len(self) == 4
 
     def save(self, step, state, seconds):
         self.state = jax.tree.map(jnp.copy, state)
-
-    def rest(self):
-        pass
 
 
 @pytest.mark.slow
@@ -184,10 +180,8 @@ def test_on_eight_devices_a_run_finds_what_it_finds_on_one(alone, eight):
 
 
 def test_devices_share_the_work_of_a_step(alone, eight):
-    work = [
-        t._compiler.stages(POLICIES["uniform"], 1)[0].stepping.work
-        for t in (alone, eight)
-    ]
+    runs = [Run(POLICIES["uniform"], 0)]
+    work = [t.begin(runs).stages[0].step.work for t in (alone, eight)]
     assert work[1] < 0.2 * work[0]  # an eighth, and what none can be spared
 
 

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_runs
+from tiny_runs import Events
 
 from experiments.config.config import Config
 from experiments.data import dataset as data
 from experiments.policies.catalogue import POLICIES
 from experiments.records import records, run_directory
-from experiments.records.journal import Journal
 from experiments.terminal import signals
 from experiments.training import hosts
 from experiments.training.trainer import Trainer
@@ -133,13 +134,10 @@ def test_two_processes_find_what_one_device_finds_and_one_records(undisturbed):
     }
     (session,) = records.read_json(folder / "env.json", "environment")["sessions"]
     assert session["device"]["count"] == 8
-    events = []
-    alone = type("Events", (list,), {"start": None, "write": list.append})
-    alone.due = lambda self, step: False
     dataset = data.load(CONFIG.data, validation=CONFIG.validation)
     trainer = Trainer(CONFIG, dataset)
     for policy in CONFIG.policies:
-        trainer.run(POLICIES[policy], 0, events := alone())
+        trainer.run(POLICIES[policy], 0, events := Events())
         lines = records.read_lines(folder / f"{policy}-0")[0].records
         for line, event in zip(lines, events, strict=True):
             assert (line["kind"], line["step"]) == (event["kind"], event["step"])
@@ -234,92 +232,70 @@ def test_what_cannot_be_is_refused_in_one_line(name, value, monkeypatch):
     assert "\n" not in str(info.value)
 
 
-def test_a_process_alone_leads_and_hears_itself():
+def test_a_process_alone_leads_and_hears_itself(monkeypatch):
     assert hosts.lead()
     assert not hosts.are_many()
-    word = hosts.Order("uniform", 3)
     assert hosts._broadcast(b"abc") == b"abc"
     assert hosts.any_is(True)
     assert not hosts.any_is(False)
-    hosts.tell(word)
+    hosts.tell(("uniform", 3, None))
+    monkeypatch.setattr(signals, "_asked", signal.SIGINT)
+    assert hosts.asked(together=False)
+    with pytest.raises(signals.Stop) as info:
+        hosts.stop()
+    assert info.value.status == 130
 
 
 class Others:
     """What the other processes say, once for each time that they are asked."""
 
-    def __init__(self, *answers):
+    def __init__(self, monkeypatch, *answers):
         self.answers, self.heard = list(answers), []
+        monkeypatch.setattr(hosts, "are_many", lambda: True)
+        monkeypatch.setattr(hosts, "any_is", self)
+        monkeypatch.setattr(signals, "_asked", None)
 
     def __call__(self, yes):
         self.heard.append(yes)
         return yes or self.answers.pop(0)
 
 
-def leading(folder, monkeypatch, others, every=1000.0):
-    monkeypatch.setattr(hosts, "any_is", others)
+def test_processes_ask_one_another_only_where_all_do(monkeypatch):
+    others = Others(monkeypatch, False, True)
+    monkeypatch.setattr(signals, "_asked", signal.SIGINT)
+    assert not hosts.asked(together=False)
+    assert others.heard == []
+    assert hosts.asked(together=True)  # of its own signal it tells the others
     monkeypatch.setattr(signals, "_asked", None)
-    return hosts.Leading(folder, {}, every, pytest.fail, 5)
+    assert not hosts.asked(together=True)
+    assert hosts.asked(together=True)  # another one was asked to stop
+    assert others.heard == [True, False, False]
 
 
-def test_the_first_asks_the_others_every_so_many_steps(tmp_path, monkeypatch):
-    others = Others(False, True)
-    with leading(tmp_path, monkeypatch, others) as journal:
-        assert [journal.due(step) for step in range(1, 10)] == [False] * 9
-        assert others.heard == [False]
-        journal.rest()  # nothing happened
-        assert journal.due(10)  # another one was asked to stop
-        with pytest.raises(signals.Stop) as info:
-            journal.rest()
-    assert info.value.status == 143
-    assert others.heard == [False, False, True]
+class Watched(Events):
+    """Notes which checkpoints are made, and waited for."""
+
+    def __init__(self, others):
+        self.log = others.heard
+
+    def save(self, step, state, seconds):
+        self.log.append(step)
+
+    def wait(self):
+        self.log.append("written")
 
 
-def test_the_first_makes_a_checkpoint_where_it_is_late_and_goes_on(
-    tmp_path, monkeypatch
+@pytest.mark.usefixtures("smooth")
+def test_a_signal_to_another_process_ends_a_run_once_its_checkpoint_is_written(
+    monkeypatch,
 ):
-    with leading(tmp_path, monkeypatch, Others(False), every=0.0) as journal:
-        assert not journal.due(4)
-        assert journal.due(5)
-        journal.rest()
-
-
-def test_the_first_tells_the_others_of_its_own_signal(tmp_path, monkeypatch):
-    others = Others()
-    with leading(tmp_path, monkeypatch, others) as journal:
-        monkeypatch.setattr(signals, "_asked", signal.SIGINT)
-        assert not journal.due(3)
-        assert journal.due(5)
-        with pytest.raises(signals.Stop):
-            journal.rest()
-    assert others.heard == [True, True]
-
-
-def test_the_first_stops_once_its_checkpoint_is_written(tmp_path, monkeypatch):
-    said = []
-    monkeypatch.setattr(Journal, "wait", lambda self: said.append("written"))
-    with leading(tmp_path, monkeypatch, Others(True)) as journal:
-        journal.due(5)
-        monkeypatch.setattr(hosts, "any_is", lambda yes: said.append("told"))
-        with pytest.raises(signals.Stop):
-            journal.rest()
-    assert said == ["written", "told"]
-
-
-def test_another_process_asks_at_the_same_steps_and_stops_with_the_first(monkeypatch):
-    others = Others(False, True, True)
-    monkeypatch.setattr(hosts, "any_is", others)
-    monkeypatch.setattr(signals, "_asked", None)
-    journal = hosts.Following(start := ({}, 1.0), 5)
-    assert journal.start is start
-    assert not any(journal.due(step) for step in range(1, 10))
-    assert others.heard == [False]
-    journal.write({})
-    journal.save(5, {}, 1.0)
-    journal.rest()
-    with pytest.raises(signals.Stop) as info:
-        journal.due(10)
+    others = Others(monkeypatch, False, False, True)
+    trainer = Trainer(tiny_runs.CONFIG, tiny_runs.dataset())
+    with pytest.raises(hosts.StopTogether) as info:
+        trainer.run(POLICIES["uniform"], 0, Watched(others))
     assert info.value.status == 143
-    assert others.heard == [False, False, True]  # it waits for the checkpoint
+    # They meet once all is compiled, ask after each record, wait for the checkpoint.
+    assert others.heard == [True, False, False, False, 3, "written", True]
 
 
 def test_a_search_and_a_stack_are_refused_in_several_processes():

@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import signal
 import time
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from experiments.report import report
 from experiments.terminal import signals
 from experiments.training import stacking
 from experiments.training.program import TrainState
-from experiments.training.trainer import Member, Trainer
+from experiments.training.trainer import Group, Run, Trainer
 
 SCHEDULES = ("uniform", "early-first", "uniform-cosine")
 STACKED = dataclasses.replace(CONFIG, stack=3, policies=SCHEDULES, seeds=1)
@@ -40,16 +41,16 @@ def trainer():
     return Trainer(STACKED, dataset())
 
 
-def members(policies, seeds=(0,), journal=Events):
+def members(policies, seeds=(0,)):
     return [
-        Member(POLICIES[policy] if isinstance(policy, str) else policy, seed, journal())
+        Run(POLICIES[policy] if isinstance(policy, str) else policy, seed, Events())
         for policy, seed in itertools.product(policies, seeds)
     ]
 
 
 def at_once(trainer, runs):
     """The events of several runs, trained in one go."""
-    ends = trainer.run_together(runs)
+    ends = trainer.train(trainer.begin(runs))
     assert ends == [run.journal[-1] for run in runs]
     return [run.journal for run in runs]
 
@@ -96,16 +97,6 @@ def test_a_member_of_stacked_states_is_its_state_to_the_last_bit():
         assert bits(stacking.member(joined, index)) == bits(expected)
 
 
-@pytest.mark.parametrize("size", [1, 4])
-def test_the_shapes_of_a_stack_are_those_of_stacked_states(size):
-    like = jax.eval_shape(lambda: state(0))
-    expected = stacking.stacked([state(0)] * size) if size > 1 else state(0)
-    found = stacking.shapes(like, size)
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    for shape, leaf in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
-        assert (shape.shape, shape.dtype) == (leaf.shape, leaf.dtype)
-
-
 def test_a_step_for_stacked_states_is_the_step_of_each():
     def step(state, data, table):
         params = jax.tree.map(lambda w: w * table[state.step] + data, state.params)
@@ -121,6 +112,23 @@ def test_a_step_for_stacked_states_is_the_step_of_each():
         one = stacking.member(found, index)
         np.testing.assert_allclose(one.params["w"], expected, rtol=1e-6)
         np.testing.assert_array_equal(one.order, before.order)
+
+
+def test_each_run_has_its_own_part_while_it_goes_on_and_one_alone_the_whole():
+    runs = [Run(name, 0) for name in "abc"]
+    stacked = {"loss": np.arange(4), "of": np.arange(8).reshape(4, 2), "by_rule": None}
+    of = Group(runs, 4, *[None] * 5, step=2)  # filled up by one
+
+    def found():
+        parts = of.each(stacked)
+        return {run.policy: (part["loss"], part["of"].tolist()) for run, part in parts}
+
+    assert found() == {"a": (0, [0, 1]), "b": (1, [2, 3]), "c": (2, [4, 5])}
+    runs[1].end = {}
+    assert found() == {"a": (0, [0, 1]), "c": (2, [4, 5])}
+    assert of.going == [runs[0], runs[2]]
+    alone = Group(runs[:1], 1, *[None] * 5, step=2)
+    assert list(alone.each(stacked)) == [(runs[0], stacked)]
 
 
 # ----- the size that pays
@@ -181,6 +189,14 @@ def test_one_that_diverges_leaves_the_others_as_they_are(trainer):
         assert without_time(found[index]) == without_time(without[index])
 
 
+def test_a_run_that_has_ended_asks_for_no_checkpoint(trainer):
+    runs = members(("uniform", made_up(lambda t, n: jnp.full(n, 1e30))))
+    runs[1].journal.late = lambda: runs[1].end is not None
+    runs[0].journal.save = lambda *_: pytest.fail("a checkpoint")
+    assert trainer.train(trainer.begin(runs))[0]["status"] == "finished"
+    assert runs[1].end["status"] == "diverged"
+
+
 def test_a_stack_in_which_all_diverge_ends_there(trainer):
     fatal = [
         made_up(lambda t, n, at=at: jnp.full(n, jnp.where(t == at, 1e30, 1.0)))
@@ -192,7 +208,7 @@ def test_a_stack_in_which_all_diverge_ends_there(trainer):
 
 
 def test_the_seconds_of_a_stack_are_shared_out(monkeypatch, trainer):
-    trainer.compile(POLICIES["uniform"], 3)
+    group = trainer.begin(members(SCHEDULES))
     now, wait = [0.0], jax.block_until_ready
 
     def waited(state):
@@ -201,8 +217,9 @@ def test_the_seconds_of_a_stack_are_shared_out(monkeypatch, trainer):
 
     monkeypatch.setattr(jax, "block_until_ready", waited)
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    for events in at_once(trainer, members(SCHEDULES)):
-        for event in events:
+    trainer.train(group)
+    for run in group.runs:
+        for event in run.journal:
             assert event["seconds"] == pytest.approx(event["step"] / 3)
 
 
@@ -233,7 +250,7 @@ def test_three_runs_on_two_devices_find_what_they_find_alone(single):
     config = dataclasses.replace(CONFIG, stack=1_000, devices=2)
     trainer = Trainer(config, dataset())
     runs = members(SCHEDULES)
-    group = trainer._begin(runs)
+    group = trainer.begin(runs)
     assert group.size == 4  # filled up, so that each device has two
     for leaf in jax.tree.leaves(group.state.params):
         assert {shard.data.shape[0] for shard in leaf.addressable_shards} == {2}
@@ -247,14 +264,19 @@ def test_three_runs_on_two_devices_find_what_they_find_alone(single):
 
 
 class Interrupted(Journal):
-    """Ends a run, with a checkpoint, at its sixth step."""
+    """Ends a run behind the checkpoint of its sixth step."""
 
-    def due(self, step):
-        return step == 6 and self.step < 6
+    done = 0
 
-    def rest(self):
-        self.wait()
-        raise KeyboardInterrupt
+    def write(self, event):
+        if self.done == 6 and event["step"] > 6:
+            self.wait()
+            raise KeyboardInterrupt
+        super().write(event)
+        self.done = event["step"]
+
+    def late(self):
+        return self.done == 6
 
 
 def in_folders(trainer, folder, policies, size):
@@ -267,9 +289,9 @@ def in_folders(trainer, folder, policies, size):
                 like = trainer.like(POLICIES[name])
                 journal = Interrupted(folder / name, like, 0, pytest.fail)
                 stack.enter_context(journal)
-                runs.append(Member(POLICIES[name], 0, journal))
+                runs.append(Run(POLICIES[name], 0, journal))
             with contextlib.suppress(KeyboardInterrupt):
-                trainer.run_together(runs)
+                trainer.train(trainer.begin(runs))
     return [records.read_lines(folder / name)[0].records for name in policies]
 
 
@@ -302,7 +324,7 @@ def test_a_stack_that_goes_on_ends_as_if_it_had_not_stopped(trainer, tmp_path):
 def test_groups_keep_the_order_and_hold_one_kind_only():
     """Names stand for policies, their first letters for kinds."""
     runs = [
-        runner._Run(f"{name}{seed}", name, seed, None)
+        Run(name, seed, name=f"{name}{seed}")
         for seed in range(3)
         for name in ("s1", "rule", "s2")
     ]
@@ -318,7 +340,7 @@ def test_groups_keep_the_order_and_hold_one_kind_only():
 
 
 def test_one_at_a_time_is_the_order_of_the_study():
-    runs = [runner._Run(str(i), "ab"[i % 2], i, None) for i in range(5)]
+    runs = [Run("ab"[i % 2], i) for i in range(5)]
     groups = list(runner._groups(runs, lambda policy: policy, 1))
     assert groups == [[run] for run in runs]
 
@@ -340,7 +362,8 @@ def no_signal(monkeypatch):
 
 def run_study(trainer, out, **changes):
     config = dataclasses.replace(STACKED, out=out, **changes)
-    return runner.run(config, dataset(), COMMAND, make_trainer=lambda *_: trainer)
+    with mock.patch.object(runner, "Trainer", return_value=trainer):
+        return runner.run(config, dataset(), COMMAND)
 
 
 def metrics(out):

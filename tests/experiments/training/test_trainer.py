@@ -14,7 +14,8 @@ from experiments.records import records
 from experiments.records.journal import Journal
 from experiments.training import compiling
 from experiments.training import program as programs
-from experiments.training.trainer import Member, Trainer
+from experiments.training import trainer as trainers
+from experiments.training.trainer import Run, Trainer
 
 pytestmark = pytest.mark.usefixtures("smooth")
 
@@ -168,13 +169,13 @@ def test_a_run_stopped_anywhere_ends_as_if_it_never_had_been(
     trainer.run(POLICIES[policy], 0, whole)
 
     class Stopping(Journal):
-        """Stops, with a checkpoint, the second time that it could."""
+        """Stops, with a checkpoint, once it was asked twice."""
 
         chances = 0
 
-        def due(self, step):
+        def late(self):
             self.chances += 1
-            return self.chances == 2
+            return self.chances >= 2
 
         def save(self, step, state, seconds):
             super().save(step, state, seconds)
@@ -201,6 +202,14 @@ def test_the_end_holds_a_checksum_of_the_last_weights(trainer):
     assert len(sums[0]) == 64
 
 
+def test_watchers_see_every_event_once_it_is_recorded(trainer):
+    events, seen = Events(), []
+    watch = lambda event: seen.append((event, len(events)))  # noqa: E731
+    run = Run(POLICIES["uniform"], 0, events, watchers=[watch])
+    trainer.train(trainer.begin([run]))
+    assert seen == [(event, n) for n, event in enumerate(events, start=1)]
+
+
 def test_an_error_of_the_journal_ends_the_run(trainer):
     class Full(Events):
         def write(self, event):
@@ -211,7 +220,7 @@ def test_an_error_of_the_journal_ends_the_run(trainer):
 
 
 def test_evaluation_agrees_with_numpy_on_every_image(trainer, program):
-    group = trainer._begin([Member(POLICIES["uniform"], 0, Events())])
+    group = trainer.begin([Run(POLICIES["uniform"], 0)])
     state = group.state
     test = dataset().test
     pixels = (test.images / 255.0 - variants.CIFAR10.mean) / variants.CIFAR10.std
@@ -231,10 +240,13 @@ def test_evaluation_agrees_with_numpy_on_every_image(trainer, program):
     assert accuracy == (logits.argmax(1) == test.labels).mean()
 
 
-@pytest.mark.slow
-def test_many_steps_a_call_train_as_one_step_a_call_does(monkeypatch, trainer):
+@pytest.mark.parametrize("at_once", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_lines_are_means_over_their_steps_however_many_one_call_takes(
+    monkeypatch, trainer, at_once
+):
     monkeypatch.setattr(configuration, "TRAIN_LINES", 3)  # intervals of 3, 3, 3 and 1
-    monkeypatch.setattr(compiling, "steps_per_call", lambda most: 2)
+    for module in (compiling, trainers):
+        monkeypatch.setattr(module, "steps_per_call", lambda most: at_once)
     many = events_of(Trainer(CONFIG, dataset()), "uniform")
     lines = [e for e in many if e["kind"] == "train"]
     monkeypatch.undo()
