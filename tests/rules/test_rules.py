@@ -890,6 +890,52 @@ def multipliers_of(shapes, rule, matrix_of):
     return dict(zip(layers.names, np.asarray(found).tolist(), strict=True))
 
 
+@pytest.mark.parametrize("stacked", [False, True])
+def test_each_matrix_of_a_traced_model_has_a_rate_of_its_own(stacked):
+    """Also as a slice of stacked blocks, by its own exponent."""
+    rng = np.random.default_rng(0)
+    sizes = {"query": (64, 64), "up": (64, 96), "down": (96, 64)}
+    names = [f"{name}{b}" for b in range(3) for name in sizes]
+    matrices = {n: np.float32(rng.standard_normal(sizes[n[:-1]])) for n in names}
+    ends = {"embed": (100, 64), "head": (64, 100)}
+    params = {n: np.float32(rng.standard_normal(ends[n])) for n in ends}
+
+    def block(x, modules):
+        for name in sizes:
+            x = jnp.tanh(x @ modules[name]["kernel"])
+        return x, None
+
+    def of(b):
+        return {name: {"kernel": matrices[f"{name}{b}"]} for name in sizes}
+
+    blocks = [of(b) for b in range(3)]
+    if stacked:
+        params["blocks"] = jax.tree.map(lambda *rows: jnp.stack(rows), *blocks)
+    else:
+        params |= {f"block{b}": blocks[b] for b in range(3)}
+
+    def forward(params, tokens):
+        x = params["embed"][tokens]
+        if stacked:
+            x, _ = lax.scan(block, x, params["blocks"])
+        else:
+            for b in range(3):
+                x, _ = block(x, params[f"block{b}"])
+        return x @ params["head"]
+
+    layers = optax_llr.trace_layers(forward, params, jnp.zeros(4, jnp.int32))
+    rule = rules.ramped_tail_exponent(1, 1, ("embed", "head"), ratio=4.0)
+    step = optax_llr.LayerStep(layers, params, params, params, jnp.ones(len(layers)))
+    found = rule.update(step, rule.init(layers, params))[0]
+    spectra = [
+        np.linalg.svd(np.float64(matrices[name]), compute_uv=False) ** 2
+        for name in names
+    ]
+    alphas = np.array([exponents_of_programs(row) for row in spectra])
+    expected = np.interp(alphas, [alphas.min(), alphas.max()], [1, 4])
+    np.testing.assert_allclose(found, [4, *expected, 4], rtol=2e-4)
+
+
 @pytest.mark.parametrize("name", SPECTRAL)
 def test_attention_kernels_with_an_axis_for_heads_are_one_matrix_each(name):
     """Wherever that axis stands, and their biases, of two axes then, are none."""
