@@ -17,7 +17,8 @@ the optimizer, and without any:
              medians of the ratios to the optimizer alone in the same round, and range;
              the forms' steps take turns
 
-`tail exponent, between` are the steps between two of its measurements.
+`tail exponent, between` are the steps between two of its measurements. Weights are
+random, as singular values of matrices of low rank are found sooner.
 """
 
 import argparse
@@ -57,6 +58,8 @@ RULES = {
     "learned": contrib.learned(1000),
     "tail exponent": rules.tail_exponent(1),
     "tail exponent, between": rules.tail_exponent(NEVER),
+    "ramped tail exponent": rules.ramped_tail_exponent(1, 1, ()),
+    "ramped tail exponent, between": rules.ramped_tail_exponent(NEVER, NEVER, ()),
 }
 
 
@@ -106,7 +109,8 @@ def main() -> None:
     parser.add_argument("--json", type=pathlib.Path, help="write the record here")
     options = parser.parse_args()
     square = (options.width, options.width)
-    params = {f"layer{i:04}": jnp.ones(square) for i in range(options.layers)}
+    keys = jax.random.split(jax.random.key(0), options.layers)
+    params = {f"layer{i:04}": jax.random.normal(k, square) for i, k in enumerate(keys)}
     layers = optax_llr.match_layers(params, [(name, name) for name in params])
     record: dict[str, Any] = {"environment": environment(), "results": []}
     print(record["environment"])

@@ -274,13 +274,16 @@ class TailExponent:
             self.found = self.measure(past[-1].weights)
         return self.found
 
+    def left_out(self):
+        return [0, -1]
+
     def measure(self, weights):
         alphas = [
             self.alpha(weight[: np.prod(shape)].reshape(shape))
             for weight, shape in zip(weights, self.shapes, strict=True)
         ]
-        alphas[0] = alphas[-1] = np.nan
         alphas = np.array(alphas)
+        alphas[self.left_out()] = np.nan
         known = np.isfinite(alphas)
         if not known.any() or np.ptp(alphas[known]) == 0:
             return np.ones(len(alphas))
@@ -303,6 +306,33 @@ class TailExponent:
         if tail[0] <= 0 or tail[0] == tail[-1]:
             return np.nan
         return 1 + len(tail) / np.sum(np.log(tail / tail[0]))
+
+
+class RampedTailExponent(TailExponent):
+    """Like it, but for the layers that are not measured, and linear in time."""
+
+    def __init__(self, shapes, every, ramp_steps, largest, ratio, until):
+        super().__init__(shapes, every, 1.0, ratio)
+        self.ramp_steps, self.largest, self.until = ramp_steps, largest, until
+        self.before, self.found = np.ones(len(shapes)), np.ones(len(shapes))
+        self.since = 0
+
+    def __call__(self, past):
+        step = len(past) - 1
+        self.since += 1
+        if step % self.every == 0 and step < self.until:
+            self.before, self.found = self.found, self.measure(past[-1].weights)
+            self.since = 1
+        part = min(self.since / self.ramp_steps, 1.0)
+        return (1 - part) * self.before + part * self.found
+
+    def left_out(self):
+        return self.largest
+
+    def measure(self, weights):
+        found = super().measure(weights)
+        found[self.largest] = self.high
+        return found
 
 
 class Learned:

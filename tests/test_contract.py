@@ -1098,6 +1098,13 @@ def adapted(inner, layers):
 
 
 @functools.cache
+def ramped(inner, layers):
+    """Its first layer rises, and measurements come in every other step."""
+    rule = optax_llr.rules.ramped_tail_exponent(2, 2, layers.names[:1])
+    return optax_llr.adapt_layers(inner, layers, rule)
+
+
+@functools.cache
 def monitored(inner, layers):
     return optax_llr.monitor_layers(scaled_by_layer(inner, layers), layers, every=2)
 
@@ -1123,6 +1130,7 @@ def pausing(inner, layers):
 
 WRAPPERS = {
     "adapt_layers": adapted,
+    "adapt_layers by spectra": ramped,
     "monitor_layers": monitored,
     "revert_to_uniform": reverting,
     "freeze": pausing,
@@ -1267,6 +1275,7 @@ def test_injected_rate_of_the_optimizer_inside_can_be_set_from_outside(wrap):
 
 PARAM_LIKE = {
     "adapt_layers": 3,
+    "adapt_layers by spectra": 2,
     "monitor_layers": 4,
     "revert_to_uniform": 2,
     "freeze": 2,

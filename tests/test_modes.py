@@ -20,10 +20,10 @@ import optax_llr
 from optax_llr import contrib, rules
 
 # A layer of several leaves, three in one leaf, one without an element, a last one. The
-# stacks of matrices of one element have as many eigenvalues as `tail_exponent` wants.
+# stacks of matrices of one element have as many eigenvalues as it takes to be measured.
 SHAPES = {
-    "stem": {"kernel": (52, 1, 1), "bias": (3,), "gain": ()},
-    "blocks": (3, 52, 1, 1),
+    "stem": {"kernel": (52, 1, 1, 1), "bias": (3,), "gain": ()},
+    "blocks": (3, 52, 1, 1, 1),
     "void": (0, 3),
     "head": (4, 13, 1),
 }
@@ -85,6 +85,7 @@ MEASURED = {
     "trust_ratio": rules.trust_ratio(),
     "gradient_trust_ratio": rules.gradient_trust_ratio(1.0, weight_decay=0.1),
     "tail_exponent": rules.tail_exponent(2),
+    "ramped_tail_exponent": rules.ramped_tail_exponent(2, 2, (), until=3),
     "learned": contrib.learned(10),
 }
 TRANSFORMATIONS = {
@@ -174,7 +175,7 @@ def test_no_tracer_is_left_behind(name):
 def test_no_step_outside_jit_compiles_again(name, caplog):
     params, optimizer = tree(0), TRANSFORMATIONS[name](LAYERS)
     update, state = stepper(optimizer), optimizer.init(params)
-    for _ in range(3):  # `tail_exponent` measures at the first and the third
+    for _ in range(3):  # those of spectra measure at the first and the third
         _, state = update(params, state, params, value=1.0)
     state = jax.tree.map(jnp.array, state)
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
@@ -185,7 +186,12 @@ def test_no_step_outside_jit_compiles_again(name, caplog):
 
 # --- Derivatives --------------------------------------------------------------------
 
-FEW = {"kernel": (52, 1, 1), "blocks": (2, 52, 1, 1), "bias": (2,), "head": (2, 1)}
+FEW = {
+    "kernel": (52, 1, 1, 1),
+    "blocks": (2, 52, 1, 1, 1),
+    "bias": (2,),
+    "head": (2, 1),
+}
 FEW_RULES = [("kernel|bias", "stem"), ("blocks", "block[:]"), ("head", "head")]
 
 
@@ -202,7 +208,7 @@ STILL = {  # gradients, weights (also those of `init`)
     "all of them": (zeros(few(1)), zeros(few(2))),
 }
 # The second derivative of singular values has none where two of them are equal.
-ONCE = ("tail_exponent",)
+ONCE = ("tail_exponent", "ramped_tail_exponent")
 
 
 @every_slowly_but("layca", "trust_ratio", "signal_to_noise")
@@ -269,6 +275,7 @@ NUMBERS = {  # factories of what there are numbers in, and whether they must be 
     "trust_ratio": lambda a, b: rules.trust_ratio(a, a),
     "gradient_trust_ratio": lambda a, b: rules.gradient_trust_ratio(a, a, a),
     "tail_exponent": lambda a, b: rules.tail_exponent(b, a, a),
+    "ramped_tail_exponent": lambda a, b: rules.ramped_tail_exponent(b, b, (), a, b),
     "learned": lambda a, b: contrib.learned(b, a, key=int(b)),
     "bounds": lambda a, b: optax_llr.adapt_layers(
         optax.sgd(0.1), LAYERS, rules.gradient_norm(), (a / 4, b)
@@ -329,11 +336,13 @@ def mesh():
 
 
 P = jax.sharding.PartitionSpec
-FLAT = {"kernel": jnp.ones((52, 2, 2)), "head": jnp.ones((52, 2, 2))}
+FLAT = {"kernel": jnp.ones((52, 2, 1, 2)), "head": jnp.ones((52, 2, 1, 2))}
 FLAT_LAYERS = optax_llr.match_layers(FLAT, [(name, name) for name in FLAT])
 
 
-@pytest.mark.parametrize("name", ["layca", "trust_ratio", "tail_exponent", "learned"])
+@pytest.mark.parametrize(
+    "name", ["layca", "trust_ratio", "ramped_tail_exponent", "learned"]
+)
 def test_shard_map_with_sharded_parameters_is_refused(name):
     """Norms would be those of the part that a device has."""
     optimizer = TRANSFORMATIONS[name](FLAT_LAYERS)

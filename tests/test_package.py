@@ -31,7 +31,7 @@ FUNCTIONS = [name for name, value in PUBLIC.items() if inspect.isfunction(value)
 
 def test_every_rule_makes_a_rule():
     made = [inspect.signature(rule).return_annotation for rule in RULES.values()]
-    assert made == [optax_llr.Rule] * 8
+    assert made == [optax_llr.Rule] * 9
 
 
 def numbers(version):

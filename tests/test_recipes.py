@@ -340,9 +340,11 @@ def test_blockwise_raises_the_peaks_and_shares_the_floor():
             expected = peak * t / warmup if t < warmup else expected
             assert rate == pytest.approx(expected, rel=1e-5, abs=1e-9)
     kind = {path: layers.names[i] for path, i in layers.members.items()}
-    assert kind["blocks/0/norm1"] == kind["norm_f"] == "norm"
-    assert kind["blocks/1/ffn/up"] == "feed-forward"
-    assert kind["blocks/1/o"] == "value and output"
+    assert kind["blocks/0/norm_1/scale"] == kind["norm/scale"] == "norm"
+    assert kind["blocks/1/mlp/up/kernel"] == "feed-forward"
+    assert kind["blocks/1/attention/out/kernel"] == "value and output"
+    assert kind["blocks/1/attention/key/kernel"] == "query and key"
+    assert kind["tokens/embedding"] == kind["head/kernel"] == "embedding"
 
 
 def test_blockwise_steps_like_adamw_with_parameter_groups():
@@ -350,7 +352,12 @@ def test_blockwise_steps_like_adamw_with_parameter_groups():
     params, rates = names["gpt"], names["rates"]
     gradients = random_gradients(params, 4)
     history = train(names["optimizer"], params, gradients)
-    for path in ("embed/kernel", "blocks/0/q", "blocks/1/norm2", "blocks/1/ffn/down"):
+    for path in (
+        "tokens/embedding",
+        "blocks/0/attention/query/kernel",
+        "blocks/1/norm_2/scale",
+        "blocks/1/mlp/down/kernel",
+    ):
         layer = names["kinds"].members[path]
         group = optax.adamw(
             functools.partial(lambda layer, count: rates(count)[layer], layer),
@@ -456,3 +463,88 @@ def test_mup_sgd_steps_like_sgd_with_parameter_groups():
             buffer = 0.9 * buffer + gradient[path] + 5e-4 / factor * weight
             weight = weight - 0.1 * factor * buffer
             np.testing.assert_allclose(history[t][path], weight, rtol=1e-4, atol=1e-5)
+
+
+# Of the tables in print, for width 4, depth 4, batch 2 and tokens 8 times as large:
+# rate, ε and decay of each kind for α = 1 and α = ½, before batch and tokens.
+COMPLETED = {
+    "tokens/embedding": [(1, 1 / 4, 1), (1, 1 / 4, 1)],
+    "blocks/7/attention/out/kernel": [(1 / 4, 1 / 16, 4), (1 / 8, 1 / 8, 4)],
+    "blocks/7/attention/query/bias": [(1, 1 / 16, 1), (1 / 2, 1 / 8, 1)],
+    "blocks/0/norm_1/scale": [(1, 1 / 16, 1), (1 / 2, 1 / 8, 1)],
+    "norm/scale": [(1, 1, 1), (1, 1, 1)],
+    "head/kernel": [(1 / 4, 1, 4), (1 / 4, 1, 4)],
+}
+COMPLETE = COMPLETED | {  # the only ones that differ
+    "tokens/embedding": [(1, 1, 1), (1, 1, 1)],
+    "head/kernel": [(1, 1, 1), (1, 1, 1)],
+}
+
+
+def completed_with(*changes):
+    """The names of the recipe with some of its lines changed."""
+    (heading,) = [
+        heading for heading in sections() if heading.startswith("Complete(d)P")
+    ]
+    code, names = sections()[heading], {**run("Recipes")}
+    for old, new in changes:
+        assert code.count(old) == 1
+        code = code.replace(old, new)
+    exec(code, names)
+    return names
+
+
+ALPHAS = [(), (("alpha = 2, 8, 1.0", "alpha = 2, 8, 0.5"),)]
+IS_COMPLETE = [  # and neither batch nor tokens
+    ("m_B, m_D, alpha = 2, 8,", "m_B, m_D, alpha = 1, 1,"),
+    ("[completed[k] * longer", "[complete[k] * longer"),
+]
+
+
+@pytest.mark.parametrize("alpha", [0, 1], ids=["one", "half"])
+def test_completed_p_has_the_numbers_of_its_table(alpha):
+    names = completed_with(*ALPHAS[alpha])
+    kinds, noise = names["kinds"], (1 / 2, 2, 1 / 2)  # √(2/8), √(8/2), √(2/8)
+    assert (names["m_N"], names["m_L"]) == (4, 4)
+    for path, numbers in COMPLETED.items():
+        layer = kinds.members[path]
+        found = [names[k][layer] for k in ("rates", "epsilons", "decays")]
+        expected = [a * b for a, b in zip(numbers[alpha], noise, strict=True)]
+        assert found == pytest.approx(expected), path
+    assert names["b1"] == pytest.approx(1 - 0.1 / 4)
+    assert names["b2"] == pytest.approx(1 - 0.05 / 4)
+
+
+@pytest.mark.parametrize("alpha", [0, 1], ids=["one", "half"])
+def test_complete_p_has_the_numbers_of_its_table(alpha):
+    changes = [
+        (IS_COMPLETE[0][0] + " 1.0", IS_COMPLETE[0][1] + (" 1.0", " 0.5")[alpha])
+    ]
+    names = completed_with(*changes, IS_COMPLETE[1])
+    for path, numbers in COMPLETE.items():
+        layer = names["kinds"].members[path]
+        found = [names[k][layer] for k in ("rates", "epsilons", "decays")]
+        assert found == pytest.approx(numbers[alpha]), path
+    assert (names["b1"], names["b2"]) == pytest.approx((0.9, 0.95))
+
+
+def test_completed_p_steps_like_adamw_with_parameter_groups():
+    """With an ε that plays a part."""
+    names = completed_with(("eps=1e-8", "eps=0.1"))
+    params = names["large"]
+    gradients = random_gradients(params, 4)
+    history = train(names["optimizer"], params, gradients)
+    for path, ((rate, epsilon, decay), _) in COMPLETED.items():
+        group = optax.adamw(
+            1e-3 * rate / 2,
+            b1=1 - 0.1 / 4,
+            b2=1 - 0.05 / 4,
+            eps=0.1 * epsilon * 2,
+            weight_decay=0.1 * decay / 2,
+        )
+        expected = train(group, *only(path, params, gradients))
+        for ours, theirs in zip(history, expected, strict=True):
+            np.testing.assert_allclose(
+                ours[path], theirs[path], rtol=1e-6, err_msg=path
+            )
+        assert (history[-1][path] != 1).all()

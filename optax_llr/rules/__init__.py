@@ -16,6 +16,7 @@ from ._gradients import gradient_norm as gradient_norm
 from ._gradients import signal_to_noise as signal_to_noise
 from ._hypergradient import hypergradient as hypergradient
 from ._hypergradient import multiplicative_hypergradient as multiplicative_hypergradient
+from ._ramped_tail_exponent import ramped_tail_exponent as ramped_tail_exponent
 from ._tail_exponent import tail_exponent as tail_exponent
 from ._trust_ratio import gradient_trust_ratio as gradient_trust_ratio
 from ._trust_ratio import trust_ratio as trust_ratio

@@ -20,9 +20,10 @@ from optax.contrib import sam
 import optax_llr
 from optax_llr import contrib, rules
 from optax_llr.rules._adapt_layers import NOT_MEASURED
+from optax_llr.rules._spectra import exponent
 
 STEPS = 100
-EVERY = 10  # of tail_exponent
+EVERY = 10  # of the rules that measure spectra
 
 # A layer of kernel and bias, three layers in one leaf, a convolution, a last layer.
 # Layers 1 to 4 have 50 eigenvalues or more.
@@ -124,8 +125,16 @@ CASES = {
         lambda state: reference.TailExponent(MATRICES, EVERY, 0.5, 1.5),
         (0.6, 1.4),
     ),
+    "ramped_tail_exponent": Case(
+        rules.ramped_tail_exponent(EVERY, 4, ("stem", "head"), 3.0, until=75),
+        lambda state: reference.RampedTailExponent(
+            MATRICES, EVERY, 4, [0, -1], 3.0, until=75
+        ),
+        (0.5, 2.8),
+    ),
     "learned": Case(contrib.learned(STEPS, rate=0.002), slow_learned, (0.8, 1.3)),
 }
+SPECTRAL = ("tail_exponent", "ramped_tail_exponent")
 INNERS = {
     "momentum": (
         optax.sgd(0.1, momentum=0.5),
@@ -136,13 +145,22 @@ INNERS = {
 }
 
 
+def rule_for(layers, name):
+    """That of CASES, or one like it: some know the names of their layers."""
+    if name != "ramped_tail_exponent":
+        return CASES[name].rule
+    ends = tuple(dict.fromkeys((layers.names[0], layers.names[-1])))
+    return rules.ramped_tail_exponent(EVERY, 4, ends, 3.0, until=75)
+
+
 def make(name, **arguments):
     """A rule by its name, wherever it lives."""
     factory = getattr(rules, name, None) or getattr(contrib, name)
-    return factory(**arguments)
+    names = {"largest": ()} if name == "ramped_tail_exponent" else {}
+    return factory(**arguments, **names)
 
 
-TOGETHER = ("tail_exponent", "learned")  # rules in which layers see each other
+TOGETHER = (*SPECTRAL, "learned")  # rules in which layers see each other
 every_rule = pytest.mark.parametrize("name", CASES)
 # Each with one of the inner optimizers, to compile half as much.
 every_setting = pytest.mark.parametrize(
@@ -272,7 +290,7 @@ def test_nan_in_some_layers_leaves_the_others_right(name, inner, relative):
     """As in the reference, which is told of the NaN and keeps the rest clear of it."""
     ours, expected = fast_and_slow(name, inner, relative, with_faults())
     assert_same(ours, expected)
-    if name != "tail_exponent":  # whose layers go back to 1
+    if name not in SPECTRAL:  # whose layers go back to 1
         kept = ours[0][FAULT - 1, 2]
         np.testing.assert_array_equal(ours[0][FAULT:, 2], kept)
         np.testing.assert_array_equal(ours[0][:, 4], 1.0)
@@ -302,13 +320,13 @@ STACK = optax_llr.Layers(CHAIN.names, CHAIN.level, {"stack": tuple(range(COUNT))
 def chain_of(rows):
     """The tree of CHAIN, from an array (COUNT, SIZE)."""
     return {
-        name: jnp.reshape(row, (SIZE, 1, 1))
+        name: jnp.reshape(row, (SIZE, 1, 1, 1))
         for name, row in zip(CHAIN.names, rows, strict=True)
     }
 
 
 def stack_of(rows):
-    return {"stack": jnp.reshape(rows, (COUNT, SIZE, 1, 1))}
+    return {"stack": jnp.reshape(rows, (COUNT, SIZE, 1, 1, 1))}
 
 
 def follow(rule, seen, multipliers=None, layers=CHAIN, tree_of=chain_of):
@@ -486,6 +504,7 @@ AT_REST = {  # multipliers of a layer with a 2 where gradients, updates, weights
     "trust_ratio": 1.0,
     "gradient_trust_ratio": 1.0,
     "tail_exponent": 1.0,
+    "ramped_tail_exponent": [[1.5, 1, 1, 1, 1, 1.5], [2, 1, 1, 1, 1, 2]],
     "learned": 1.0,
 }
 
@@ -493,8 +512,9 @@ AT_REST = {  # multipliers of a layer with a 2 where gradients, updates, weights
 @every_rule
 def test_layers_at_rest(name):
     twos = jnp.full(COUNT, 2.0)
-    found = follow(CASES[name].rule, np.zeros((2, 3, COUNT, SIZE), np.float32), twos)
-    np.testing.assert_allclose(found, np.full((2, COUNT), AT_REST[name]), rtol=1e-6)
+    rule, zeros = rule_for(CHAIN, name), np.zeros((2, 3, COUNT, SIZE), np.float32)
+    expected = np.broadcast_to(AT_REST[name], (2, COUNT))
+    np.testing.assert_allclose(follow(rule, zeros, twos), expected, rtol=1e-6)
 
 
 @every_rule
@@ -504,7 +524,11 @@ def test_single_layer(name):
     layers = optax_llr.match_layers(params, [("only", "only")])
     for relative in (False, True):
         optimizer = optax_llr.adapt_layers(
-            optax.sgd(1e-3), layers, CASES[name].rule, (0.1, 10), relative=relative
+            optax.sgd(1e-3),
+            layers,
+            rule_for(layers, name),
+            (0.1, 10),
+            relative=relative,
         )
         update, state = jax.jit(optimizer.update), optimizer.init(params)
         for _ in range(3):
@@ -554,7 +578,7 @@ every_float = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 @functools.cache
 def followed(name, layers=FLAT_CHAIN, tree_of=chain_of):
-    rule = CASES[name].rule
+    rule = rule_for(layers, name)
     return jax.jit(lambda seen: follow(rule, seen, layers=layers, tree_of=tree_of))
 
 
@@ -563,7 +587,7 @@ def bounded(name, relative):
     optimizer = optax_llr.adapt_layers(
         optax.sgd(0.1, momentum=0.9),
         CHAIN,
-        CASES[name].rule,
+        rule_for(CHAIN, name),
         bounds=(0.25, 4.0),
         relative=relative,
     )
@@ -593,7 +617,7 @@ def test_multipliers_are_finite_and_within_bounds(name, numbers):
 @settings(max_examples=20, deadline=None)
 @given_by(seed=st.integers(0, 2**32), order=st.permutations(range(1, COUNT - 1)))
 def test_permuted_layers_have_permuted_multipliers(name, seed, order):
-    """But for the ends, which mean something to `tail_exponent`."""
+    """But for the ends, which mean something to rules that measure spectra."""
     order = [0, *order, COUNT - 1]
     given = seen(seed)
     one, other = followed(name)(given), followed(name)(given[:, :, order])
@@ -637,6 +661,10 @@ LAWS = {  # a rule, which may go with the scales, and the factor of what it retu
         lambda s: s.w / s.g,
     ),
     "tail_exponent": (lambda s: rules.tail_exponent(1), lambda s: 1),
+    "ramped_tail_exponent": (
+        lambda s: rules.ramped_tail_exponent(1, 1, ("layer0",)),
+        lambda s: 1,
+    ),
     "learned": (lambda s: contrib.learned(10, rate=0.1), lambda s: 1),
 }
 HELD = {"gradient_norm": "g", "learned": "gw"}  # what these depend on
@@ -763,13 +791,200 @@ def primitives(jaxpr, unconditional=True):
                     yield from primitives(inner, unconditional)
 
 
-def test_tail_exponent_decomposes_nothing_in_the_other_steps():
-    params = chain_of(seen(0)[0, 2])
-    optimizer = optax_llr.adapt_layers(optax.sgd(0.1), CHAIN, rules.tail_exponent(3))
+@pytest.mark.parametrize("name", SPECTRAL)
+def test_no_spectrum_is_computed_in_the_other_steps(name):
+    params, rule = chain_of(seen(0)[0, 2]), rule_for(CHAIN, name)
+    optimizer = optax_llr.adapt_layers(optax.sgd(0.1), CHAIN, rule)
     state = optimizer.init(params)
     jaxpr = jax.make_jaxpr(optimizer.update)(params, state, params).jaxpr
     assert "svd" in primitives(jaxpr, unconditional=False)
     assert "svd" not in primitives(jaxpr)
+
+
+def test_ramps_lead_from_one_measurement_to_the_next():
+    """Against those of a rule that is there at once, at the steps of measurement."""
+    given = seen(0, 12)
+    ends = ("layer0", "layer5")
+
+    def found(every, ramp_steps, until=None):
+        return rules.ramped_tail_exponent(every, ramp_steps, ends, 5.0, until)
+
+    at_once, slowly, stopped = (
+        np.asarray(follow(rule, given))
+        for rule in (found(1, 1), found(4, 3), found(4, 3, until=8))
+    )
+    marks = np.stack([np.ones(COUNT), *at_once[::4]])
+    for step in range(12):
+        before, after = marks[step // 4], marks[step // 4 + 1]
+        part = min((step % 4 + 1) / 3, 1)
+        expected = before + (after - before) * part
+        np.testing.assert_allclose(slowly[step], expected, rtol=1e-6)
+        if part == 1:
+            np.testing.assert_array_equal(slowly[step], after)
+    np.testing.assert_array_equal(stopped[:8], slowly[:8])
+    np.testing.assert_array_equal(stopped[8:], slowly[[7] * 4])  # as the last found
+    np.testing.assert_array_equal(at_once[:, [0, 5]], 5.0)
+    assert (at_once.min(1) == 1).all()
+    assert (at_once[:, 1:5].max(1) == 5).all()
+
+
+def test_layers_at_multiplier_1_keep_every_bit_on_a_ramp():
+    """Those that are not measured, beside one that rises."""
+    params, gradients = tree(0), tree(1)
+    rule = rules.ramped_tail_exponent(7, 7, ("conv",))
+    inner = optax.adam(0.1)
+    optimizer = optax_llr.adapt_layers(inner, LAYERS, rule)
+    state, alone = optimizer.init(params), inner.init(params)
+    update, plain = jax.jit(optimizer.update), jax.jit(inner.update)
+    for _ in range(7):
+        ours, state = update(gradients, state, params)
+        theirs, alone = plain(gradients, alone, params)
+        for name in ("stem_kernel", "stem_bias", "head"):
+            np.testing.assert_array_equal(ours[name], theirs[name])
+        assert (ours["conv"] != theirs["conv"]).any()
+
+
+def exponents_in_print(eigenvalues):
+    """1 + k / Σ ln(λ / λ of the k+1st largest), over the k = N / 2 largest."""
+    falling = np.sort(eigenvalues)[::-1]
+    k = len(falling) // 2
+    return 1 + k / np.sum(np.log(falling[:k] / falling[k]))
+
+
+def exponents_of_programs(eigenvalues):
+    """The same, but by the smallest of the k largest."""
+    falling = np.sort(eigenvalues)[::-1]
+    k = len(falling) - len(falling) // 2
+    return 1 + k / np.sum(np.log(falling[:k] / falling[k - 1]))
+
+
+def test_exponents_are_those_of_the_programs_and_near_those_in_print():
+    """With 128 eigenvalues, random ones and some with a tail: above by up to 4 %."""
+    rng = np.random.default_rng(0)
+    matrices = rng.standard_normal((3, 128, 256)).astype(np.float32)
+    matrices[2] **= 3
+    spectra = np.linalg.svd(np.float64(matrices), compute_uv=False) ** 2
+    programs = np.array([exponents_of_programs(row) for row in spectra])
+    ours = np.asarray(exponent(jnp.asarray(spectra, jnp.float32)))
+    np.testing.assert_allclose(ours, programs, rtol=1e-5)
+    printed = np.array([exponents_in_print(row) for row in spectra])
+    above = programs / printed - 1
+    assert ((above > 0) & (above < 0.04)).all()
+
+    names = ("flat", "wide", "heavy")
+    params = dict(zip(names, jnp.asarray(matrices), strict=True))
+    layers = optax_llr.match_layers(params, [(name, name) for name in names])
+    rule = rules.ramped_tail_exponent(1, 1, ())
+    step = optax_llr.LayerStep(layers, params, params, params, jnp.ones(3))
+    found = rule.update(step, rule.init(layers, params))[0]
+    expected = np.interp(programs, [programs.min(), programs.max()], [1, 3])
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+def multipliers_of(shapes, rule, matrix_of):
+    """What a rule finds in leaves of these shapes, made of the matrices given."""
+    params = {name: jnp.reshape(matrix_of[name], shapes[name]) for name in shapes}
+    layers = optax_llr.match_layers(params, [("(.*?)(_bias)?", r"\1")])
+    step = optax_llr.LayerStep(layers, params, params, params, jnp.ones(len(layers)))
+    found = rule.update(step, rule.init(layers, params))[0]
+    return dict(zip(layers.names, np.asarray(found).tolist(), strict=True))
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_each_matrix_of_a_traced_model_has_a_rate_of_its_own(stacked):
+    """Also as a slice of stacked blocks, by its own exponent."""
+    rng = np.random.default_rng(0)
+    sizes = {"query": (64, 64), "up": (64, 96), "down": (96, 64)}
+    names = [f"{name}{b}" for b in range(3) for name in sizes]
+    matrices = {n: np.float32(rng.standard_normal(sizes[n[:-1]])) for n in names}
+    ends = {"embed": (100, 64), "head": (64, 100)}
+    params = {n: np.float32(rng.standard_normal(ends[n])) for n in ends}
+
+    def block(x, modules):
+        for name in sizes:
+            x = jnp.tanh(x @ modules[name]["kernel"])
+        return x, None
+
+    def of(b):
+        return {name: {"kernel": matrices[f"{name}{b}"]} for name in sizes}
+
+    blocks = [of(b) for b in range(3)]
+    if stacked:
+        params["blocks"] = jax.tree.map(lambda *rows: jnp.stack(rows), *blocks)
+    else:
+        params |= {f"block{b}": blocks[b] for b in range(3)}
+
+    def forward(params, tokens):
+        x = params["embed"][tokens]
+        if stacked:
+            x, _ = lax.scan(block, x, params["blocks"])
+        else:
+            for b in range(3):
+                x, _ = block(x, params[f"block{b}"])
+        return x @ params["head"]
+
+    layers = optax_llr.trace_layers(forward, params, jnp.zeros(4, jnp.int32))
+    rule = rules.ramped_tail_exponent(1, 1, ("embed", "head"), ratio=4.0)
+    step = optax_llr.LayerStep(layers, params, params, params, jnp.ones(len(layers)))
+    found = rule.update(step, rule.init(layers, params))[0]
+    spectra = [
+        np.linalg.svd(np.float64(matrices[name]), compute_uv=False) ** 2
+        for name in names
+    ]
+    alphas = np.array([exponents_of_programs(row) for row in spectra])
+    expected = np.interp(alphas, [alphas.min(), alphas.max()], [1, 4])
+    np.testing.assert_allclose(found, [4, *expected, 4], rtol=2e-4)
+
+
+@pytest.mark.parametrize("name", SPECTRAL)
+def test_attention_kernels_with_an_axis_for_heads_are_one_matrix_each(name):
+    """Wherever that axis stands, and their biases, of two axes then, are none."""
+    rng = np.random.default_rng(0)
+    flat = {
+        "first": (60, 60),
+        "query": (96, 64),
+        "query_bias": (64,),
+        "out": (64, 96),
+        "up": (96, 128),
+        "last": (60, 60),
+    }
+    matrices = {k: np.float32(rng.standard_normal(v)) for k, v in flat.items()}
+    matrices["query"] **= 3
+    split = {**flat, "query": (96, 8, 8), "query_bias": (8, 8), "out": (8, 8, 96)}
+    rule = (
+        rules.tail_exponent(1)
+        if name == "tail_exponent"
+        else rules.ramped_tail_exponent(1, 1, ("first", "last"))
+    )
+    with_heads = multipliers_of(split, rule, matrices)
+    assert with_heads == multipliers_of(flat, rule, matrices)
+    assert len({with_heads[layer] for layer in ("query", "out", "up")}) == 3
+
+
+def decompositions(names, shapes):
+    params = {name: jnp.ones(shape) for name, shape in zip(names, shapes, strict=True)}
+    layers = optax_llr.match_layers(params, [(name, name) for name in names])
+    rule = rules.ramped_tail_exponent(1, 1, ())
+    step = optax_llr.LayerStep(layers, params, params, params, jnp.ones(len(layers)))
+    state = rule.init(layers, params)
+    jaxpr = jax.make_jaxpr(lambda s: rule.update(step, s))(state).jaxpr
+    return list(primitives(jaxpr, unconditional=False)).count("svd")
+
+
+def test_matrices_of_one_shape_are_decomposed_in_one_call():
+    names = [f"layer{i}" for i in range(8)]
+    assert decompositions(names, [(60, 60)] * 8) == 1
+    assert decompositions(names, [(60, 60), (60, 90)] * 4) == 2
+
+
+def test_names_of_layers_at_the_largest_ratio_are_checked():
+    for bad in ("head", None, 3, ["head", 3], {"head"}):
+        with pytest.raises(ValueError, match=r"^ramped_tail_exponent: largest: "):
+            rules.ramped_tail_exponent(2, 1, bad)
+    rule = rules.ramped_tail_exponent(2, 1, ("heads",))
+    message = r"\['heads'\] are none.*\['stem', .*'head'\]; did you mean 'head'\?"
+    with pytest.raises(ValueError, match=message):
+        optax_llr.adapt_layers(optax.sgd(0.1), LAYERS, rule).init(tree(0))
 
 
 @pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
@@ -921,6 +1136,7 @@ ARGUMENTS = {
     "trust_ratio": {"coefficient": 0.5, "eps": 0.1},
     "gradient_trust_ratio": {"coefficient": 0.5, "weight_decay": 0.1, "eps": 0.1},
     "tail_exponent": {"every": 2, "low": 0.25, "high": 2.0},
+    "ramped_tail_exponent": {"every": 4, "ramp_steps": 2, "ratio": 4.0, "until": 8},
     "learned": {"total_steps": 10, "rate": 0.1},
 }
 OUTSIDE = {
@@ -936,6 +1152,10 @@ OUTSIDE = {
     ("tail_exponent", "every"): [0, -1, 2.5],
     ("tail_exponent", "low"): [-0.1, 3.0],
     ("tail_exponent", "high"): [0.1],
+    ("ramped_tail_exponent", "every"): [0, -1, 2.5, 1],
+    ("ramped_tail_exponent", "ramp_steps"): [0, -1, 1.5, 5],
+    ("ramped_tail_exponent", "ratio"): [0.9, -3],
+    ("ramped_tail_exponent", "until"): [0, -1, 2.5],
     ("learned", "total_steps"): [0, -1],
     ("learned", "rate"): [0, -1],
 }

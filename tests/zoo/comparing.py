@@ -9,10 +9,10 @@ import optax_llr
 
 
 @functools.cache
-def load(name):
+def load(name, **sizes):
     """(forward, params, inputs) of `library.model`: shapes only."""
     library, _, model = name.partition(".")
-    return getattr(importlib.import_module(f"zoo.models.{library}"), model)()
+    return getattr(importlib.import_module(f"zoo.models.{library}"), model)(**sizes)
 
 
 def trace(name, group=None, unused=None):

@@ -55,21 +55,23 @@ class _Block(nn.Module):
         y = nn.LayerNorm(name="norm_1")(x)
         x = x + nn.MultiHeadDotProductAttention(2, name="attention")(y)
         y = nn.LayerNorm(name="norm_2")(x)
-        return x + _MLP(16, name="mlp")(y), None
+        return x + _MLP(2 * x.shape[-1], name="mlp")(y), None
 
 
 class _Scanned(nn.Module):
-    axis: int
+    axis: int = 0
+    width: int = 8
+    blocks: int = 3
 
     @nn.compact
     def __call__(self, tokens):
-        x = nn.Embed(32, 8, name="tokens")(tokens)
-        x = x + self.param("positions", nn.initializers.zeros, (1, 6, 8))
+        x = nn.Embed(32, self.width, name="tokens")(tokens)
+        x = x + self.param("positions", nn.initializers.zeros, (1, 6, self.width))
         block = nn.scan(
             _Block,
             variable_axes={"params": self.axis},
             split_rngs={"params": True},
-            length=3,
+            length=self.blocks,
         )
         x, _ = block(name="blocks")(x, None)
         return nn.Dense(32, name="head")(nn.LayerNorm(name="norm")(x))
@@ -84,8 +86,8 @@ def mixer_large():
     return _shapes(model, jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32))
 
 
-def scanned(axis=0):
-    return _shapes(_Scanned(axis), jax.ShapeDtypeStruct((2, 6), jnp.int32))
+def scanned(**sizes):
+    return _shapes(_Scanned(**sizes), jax.ShapeDtypeStruct((2, 6), jnp.int32))
 
 
 def scanned_along_axis_1():

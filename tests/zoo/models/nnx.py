@@ -1,5 +1,7 @@
 """Flax nnx: a list of blocks, and the same blocks as slices of one module."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -18,12 +20,12 @@ def split(model):
 
 
 class _Block(nnx.Module):
-    def __init__(self, rngs):
-        self.norm_1 = nnx.LayerNorm(8, rngs=rngs)
-        self.attention = nnx.MultiHeadAttention(2, 8, decode=False, rngs=rngs)
-        self.norm_2 = nnx.LayerNorm(8, rngs=rngs)
-        self.up = nnx.Linear(8, 16, rngs=rngs)
-        self.down = nnx.Linear(16, 8, rngs=rngs)
+    def __init__(self, width, rngs):
+        self.norm_1 = nnx.LayerNorm(width, rngs=rngs)
+        self.attention = nnx.MultiHeadAttention(2, width, decode=False, rngs=rngs)
+        self.norm_2 = nnx.LayerNorm(width, rngs=rngs)
+        self.up = nnx.Linear(width, 2 * width, rngs=rngs)
+        self.down = nnx.Linear(2 * width, width, rngs=rngs)
 
     def __call__(self, x):
         x = x + self.attention(self.norm_1(x))
@@ -36,19 +38,20 @@ def _over_blocks(x, block):
 
 
 class Transformer(nnx.Module):
-    """Token and position tables, three blocks, a norm and a head."""
+    """Token and position tables, blocks, a norm and a head."""
 
-    def __init__(self, stacked, rngs):
-        self.tokens = nnx.Embed(32, 8, rngs=rngs)
-        self.positions = nnx.Param(jnp.zeros((1, 6, 8)))
+    def __init__(self, stacked, rngs, width=8, blocks=3):
+        self.tokens = nnx.Embed(32, width, rngs=rngs)
+        self.positions = nnx.Param(jnp.zeros((1, 6, width)))
         self.stacked = stacked
+        block = functools.partial(_Block, width)
         if stacked:
-            rows = nnx.split_rngs(splits=3)
-            self.blocks = rows(nnx.vmap(_Block, in_axes=0, out_axes=0))(rngs)
+            rows = nnx.split_rngs(splits=blocks)
+            self.blocks = rows(nnx.vmap(block, in_axes=0, out_axes=0))(rngs)
         else:
-            self.blocks = nnx.List([_Block(rngs) for _ in range(3)])
-        self.norm = nnx.LayerNorm(8, rngs=rngs)
-        self.head = nnx.Linear(8, 32, rngs=rngs)
+            self.blocks = nnx.List([block(rngs) for _ in range(blocks)])
+        self.norm = nnx.LayerNorm(width, rngs=rngs)
+        self.head = nnx.Linear(width, 32, rngs=rngs)
 
     def __call__(self, tokens):
         x = self.tokens(tokens) + self.positions
@@ -60,15 +63,15 @@ class Transformer(nnx.Module):
         return self.head(self.norm(x))
 
 
-def _shapes(stacked):
-    model = nnx.eval_shape(lambda: Transformer(stacked, nnx.Rngs(0)))
+def _shapes(stacked, **sizes):
+    model = nnx.eval_shape(lambda: Transformer(stacked, nnx.Rngs(0), **sizes))
     forward, params, rest = split(model)
     return forward, params, (rest, TOKENS)
 
 
-def transformer():
-    return _shapes(stacked=False)
+def transformer(**sizes):
+    return _shapes(stacked=False, **sizes)
 
 
-def scanned():
-    return _shapes(stacked=True)
+def scanned(**sizes):
+    return _shapes(stacked=True, **sizes)
