@@ -239,7 +239,9 @@ def test_derivatives_are_finite(name):
 # --- Nothing at all -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("relative", [False, True])
+@pytest.mark.parametrize(
+    "relative", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 @every
 def test_no_parameters_at_all(name, relative):
     optimizer = TRANSFORMATIONS[name](NOTHING)
@@ -306,7 +308,13 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name == "scale_by_layer" else pytest.param(name, marks=pytest.mark.slow)
+        for name in NUMBERS
+    ],
+)
 def test_numbers_of_numpy_and_jax_are_as_good_as_those_of_python(name):
     """Under strict promotion too, in which they are of a type."""
 

@@ -13,7 +13,10 @@ import optax_llr
 
 ROOT = Path(__file__).parent.parent
 GUIDES = ("compatibility", "freezing", "layers", "measured", "range_test")
-PAGES = ("README.md", *(f"docs/{name}.md" for name in GUIDES))
+PAGES = (
+    "README.md",
+    *(pytest.param(f"docs/{name}.md", marks=pytest.mark.slow) for name in GUIDES),
+)
 
 
 def text_of(page):

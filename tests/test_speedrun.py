@@ -192,6 +192,7 @@ def random_like(tree, seed, scale):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "steps"), [("nesterov", 5), ("muon", 2)])
 def test_updates_are_those_of_pytorch_for_every_kind_of_layer(name, steps):
     layers = program(name).layers
@@ -259,6 +260,7 @@ def test_steps_are_those_of_pytorch():
             )
 
 
+@pytest.mark.slow
 def test_frozen_whitening_bias_does_not_decay():
     phase = phase_of("nesterov", STEPS - 1)
     assert set(phase.names) == {"whitening kernel", "whitening bias"}
@@ -336,6 +338,7 @@ def test_images_are_windows_of_the_reflected_image_mirrored_where_they_should_be
         np.testing.assert_allclose(image, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_test_time_augmentation_weighs_six_views():
     fast = initial("nesterov").fast
     images = np.asarray(speedrun_images.normalised(data().images))

@@ -185,6 +185,7 @@ def test_what_stands_in_no_file_is_refused():
         experiments.study(Config(policies=("uniform", names["typed"])))
 
 
+@pytest.mark.slow
 def test_a_logger_may_change_and_what_runs_from_the_kept_file_goes_on(here):
     fields = ("--policies", "my_file.py:middle_first", "uniform", "--name", "mine")
     short = {"epochs": 0.1, "seeds": 1, "evaluations": 1, "measurements": 0}

@@ -355,6 +355,7 @@ def test_layca_turns_kernels_by_a_share_of_the_rate_times_the_multiplier():
             assert norms[0] == pytest.approx(norms[1], rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "decay"), SETTINGS)
 def test_a_rule_multiplies_what_the_optimizer_makes_of_the_rate(name, decay):
     """Measured multipliers, replayed as known ones, give the same weights."""

@@ -295,7 +295,9 @@ def in_folders(trainer, folder, policies, size):
     return [records.read_lines(folder / name)[0].records for name in policies]
 
 
-@pytest.mark.parametrize("first", ["stacked", "single"])
+@pytest.mark.parametrize(
+    "first", ["stacked", pytest.param("single", marks=pytest.mark.slow)]
+)
 def test_stacked_and_single_runs_go_on_from_each_others_checkpoints(
     first, single, trainer, tmp_path
 ):
@@ -402,7 +404,10 @@ def at_line(monkeypatch, policy, step, happens):
     monkeypatch.setattr(Journal, "write", watched)
 
 
-@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [("SIGINT", 130), pytest.param("SIGTERM", 143, marks=pytest.mark.slow)],
+)
 def test_a_signal_leaves_a_checkpoint_of_each_and_all_go_on(
     name, status, whole, trainer, tmp_path, monkeypatch
 ):
@@ -419,6 +424,7 @@ def test_a_signal_leaves_a_checkpoint_of_each_and_all_go_on(
     assert not list(tmp_path.glob("demo/*/checkpoints"))
 
 
+@pytest.mark.slow
 def test_a_full_disk_in_a_stack_loses_no_record(whole, trainer, tmp_path, monkeypatch):
     def full():
         raise OSError(28, "No space left on device")
