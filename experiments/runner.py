@@ -67,8 +67,11 @@ def prepared(config: Config) -> Dataset:
     dataset = load(
         config.data,
         archive=config.archive,
+        classes=config.classes,
+        shift=config.shift,
         validation=config.validation,
         train_fraction=config.train_fraction,
+        images_per_class=config.images_per_class,
         label_noise=config.label_noise,
     )
     check_sizes(config)

@@ -1,9 +1,11 @@
 """What a configuration may name: models, policies, data sets and the like of ours."""
 
 import typing
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from . import own
+from .checks import unknown
 
 # fmt: off
 Model = Literal[
@@ -26,6 +28,7 @@ Measured = Literal[
 # fmt: on
 Norm = Literal["own", "batch", "group", "layer", "none"]
 Data = Literal["sample", "cifar10", "cifar100"]
+Shift = Literal["none", "noise", "blur", "invert"]
 Optimizer = Literal["sgd", "nesterov", "adamw", "lars", "lamb", "muon"]
 Decay = Literal["coupled", "following", "ignoring"]
 Schedule = Literal["constant", "piecewise", "triangular", "onecycle", "cosine", "sgdr"]
@@ -60,8 +63,39 @@ SIZES = {
     "cifar100": Sizes(50_000, 100, (32, 32, 3)),
 }
 """Of the data sets that are known, with as many training images of each class."""
+CLASSES: dict[Any, tuple[str, ...]] = dict.fromkeys(
+    ("sample", "cifar10"),
+    (
+        *("airplane", "automobile", "bird", "cat", "deer"),
+        *("dog", "frog", "horse", "ship", "truck"),
+    ),
+)
+"""Names of their classes; those of other sets go by numbers."""
 
 
 def norms(model: Any) -> tuple[str, ...]:
     """The norms that a model of ours can have, its own first; of others nothing is."""
     return () if own.is_own(model) else NORMS.get(model, CONVOLUTIONAL)
+
+
+def class_numbers(asked: Sequence[int | str], data: Any, count: int) -> list[int]:
+    """The numbers of classes that are asked for by name or number; of none, all.
+
+    Raises:
+        ValueError: one is not among so many that the data have, or comes twice.
+    """
+    names = CLASSES.get(data, ())
+    found: list[int] = []
+    for value in asked:
+        number = names.index(value) if value in names else value
+        if not isinstance(number, int) or not 0 <= number < count:
+            known = (
+                f"{unknown(value, names)}, or"
+                if names
+                else f"unknown {value!r}, expected"
+            )
+            raise ValueError(f"classes: {known} a number from 0 to {count - 1}")
+        if number in found:
+            raise ValueError(f"classes must be all distinct; got {value!r} twice")
+        found.append(number)
+    return found or list(range(count))

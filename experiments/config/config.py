@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+import numpy as np
 import pydantic
 from pydantic import AfterValidator, BeforeValidator, Field, Strict
 
@@ -108,10 +109,19 @@ class Config:
     archive: Annotated[Path | None, Strict(False)] = None
     """A downloaded cifar-10-binary.tar.gz, or cifar-100-binary.tar.gz, to read it
     from."""
+    classes: Annotated[tuple[int | str, ...], *Several] = ()
+    """A part of the classes, as a task of its own, by their names or numbers; they are
+    numbered anew in this order. None for all of them."""
+    shift: choices.Shift = "none"
+    """What is done to every image, also for validation and test: noise (normal, of a
+    tenth of the range), blur (normal, of one pixel) or invert (its colours)."""
     validation: Annotated[int, Field(ge=1)] = 400
     """Images cut from the training set for validation, the same for every run."""
     train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the other training images to train on, the same for every run."""
+    images_per_class: Annotated[int, Field(ge=1)] | None = None
+    """So many of the other training images of each class, the same for every run, in
+    place of a share; None for the share."""
     label_noise: Share = 0.0
     """Share of the training images that get a wrong label, the same for every run;
     labels for validation and test stay true."""
@@ -167,6 +177,9 @@ class Config:
             raise must(self, "decay", wanted)
         if self.archive is not None and self.data not in ("cifar10", "cifar100"):
             raise must(self, "archive", "absent unless data is cifar10 or cifar100")
+        if self.images_per_class is not None and self.train_fraction != 1:
+            wanted = "left out where images_per_class says how many to train on"
+            raise must(self, "train_fraction", wanted)
         if self.distributed and self.devices not in (1, "all"):
             wanted = "all, or left out, where several processes train on all of theirs"
             raise must(self, "devices", wanted)
@@ -204,17 +217,24 @@ class Config:
             ValueError: they cannot be.
         """
         if not own.is_own(self.data):
-            return choices.SIZES[str(self.data)]
+            whole = choices.SIZES[str(self.data)]
+            taken = choices.class_numbers(self.classes, self.data, whole.classes)
+            each = whole.images // whole.classes
+            return whole._replace(images=each * len(taken), classes=len(taken))
         found = own.arrays(self.data)
+        count = 1 + int(max(found.train_labels.max(), found.test_labels.max()))
+        taken = choices.class_numbers(self.classes, self.data, count)
         return choices.Sizes(
-            images=len(found.train_labels),
-            classes=1 + int(max(found.train_labels.max(), found.test_labels.max())),
+            images=int(np.isin(found.train_labels, taken).sum()),
+            classes=len(taken),
             shape=found.train_images.shape[1:],
         )
 
     @property
     def training_images(self) -> int:
-        """Images to train on: the share of what the validation split leaves."""
+        """Images to train on, of those that the validation split leaves."""
+        if self.images_per_class is not None:
+            return self.images_per_class * self.sizes.classes
         return round(self.train_fraction * (self.sizes.images - self.validation))
 
     @property
@@ -255,11 +275,16 @@ def check_sizes(config: Config) -> None:
     """
     (images, classes, shape), left = config.sizes, config.training_images
     side = min(shape[:2])
+    if classes < 2:
+        raise must(config, "classes", "two or more")
     if not classes <= config.validation <= images - classes:
         wanted = f"{classes} and {images - classes}, as there are {images} training"
         raise must(
             config, "validation", f"between {wanted} images of {classes} classes"
         )
+    if config.images_per_class is not None and left > images - config.validation:
+        most = (images - config.validation) // classes
+        raise must(config, "images_per_class", f"at most {most}, as every class has")
     if left < classes:
         wanted = f"large enough for an image of each of the {classes} classes"
         raise must(config, "train_fraction", wanted)
