@@ -61,6 +61,9 @@ class Config:
     norm: choices.Norm = "own"
     """Norm of the model's layers: own (what the model is known with), batch, group or
     none, as far as the model has a choice."""
+    norm_statistics: Literal["running", "frozen"] = "running"
+    """What batch norm takes in training: means and variances of the batch, and running
+    ones for the evaluations; or frozen, those that a run starts from, all the time."""
     policies: Annotated[tuple[PolicyName, ...], Field(min_length=1), *Several] = (
         *("uniform", "early-first", "late-first"),
         *("three-stage", "uniform-cosine", "freezeout"),

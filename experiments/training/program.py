@@ -96,6 +96,8 @@ def abstract(config: Config, classes: int, shape: tuple[int, ...]) -> Abstract:
         ValueError: the model does not take such images, or answers otherwise.
     """
     model = nnx.eval_shape(lambda: _make(config, classes, jax.random.key(0)))
+    if config.norm_statistics == "frozen":
+        _freeze_statistics(config, model)
     training, params, statistics = nnx.split(model, nnx.Param, ...)
     model.eval()
     inference = nnx.graphdef(model)
@@ -105,6 +107,16 @@ def abstract(config: Config, classes: int, shape: tuple[int, ...]) -> Abstract:
         functools.partial(infer, inference), params, statistics, images
     )
     return Abstract(training, inference, layers)
+
+
+def _freeze_statistics(config: Config, model: nnx.Module) -> None:
+    """Has batch norm take the running statistics in training too."""
+    if not jax.tree.leaves(nnx.state(model, nnx.BatchStat)):
+        raise ValueError(
+            "norm_statistics must be running for a model without batch norm, such as "
+            f"{own.label(config.model)} with norm {config.norm}; got frozen"
+        )
+    model.set_attributes(use_running_average=True, raise_if_not_found=False)
 
 
 def _check_logits(
