@@ -133,6 +133,8 @@ def run(config: Config, dataset: Dataset, command: Sequence[str]) -> int:
                     f"{len(config.policies)} policies × {len(config.run_seeds)} seeds, "
                     f"{config.total_steps:,} steps each\nrecords: {folder}"
                 )
+                if trainer.start:
+                    say(trainer.start)
                 _train_all(config, trainer, runs, told, session, console)
             if hosts.are_many():
                 hosts.tell(None)

@@ -64,6 +64,15 @@ class Config:
     norm_statistics: Literal["running", "frozen"] = "running"
     """What batch norm takes in training: means and variances of the batch, and running
     ones for the evaluations; or frozen, those that a run starts from, all the time."""
+    init_from: Annotated[Path | None, Strict(False)] = None
+    """Weights to start from: the folder of a run that kept its own, or a tree of yours
+    by the same paths and shapes, as Orbax or NumPy (.npz) wrote it. None for random
+    ones."""
+    new_head: bool = True
+    """Whether the head starts at random, also where all else starts from weights."""
+    keep_weights: bool = False
+    """Keep the weights with which a run ends, weights.npz in its folder, for others to
+    start from; with ema their average."""
     policies: Annotated[tuple[PolicyName, ...], Field(min_length=1), *Several] = (
         *("uniform", "early-first", "late-first"),
         *("three-stage", "uniform-cosine", "freezeout"),
@@ -173,6 +182,9 @@ class Config:
         """What no field can know alone; of data of one's own `check_sizes` says it."""
         if self.norm not in (known := ("own", *choices.norms(self.model))):
             raise must(self, "norm", f"{' or '.join(known)} for this model")
+        if self.init_from is None and not self.new_head:
+            wanted = "left out where there are no weights to start from (--init-from)"
+            raise must(self, "new_head", wanted)
         if self.decay == "coupled" and self.optimizer == "adamw":
             wanted = (
                 "following or ignoring with adamw, which is Adam with its decay apart"

@@ -8,6 +8,7 @@ same images in the same order, augmented alike.
 """
 
 import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -26,6 +27,7 @@ from ..data.augment import augment, normalise
 from ..data.dataset import Dataset
 from ..models import make
 from ..policies.optimizers import Layering, optimizer, scheduled
+from . import transfer
 
 Weights = nnx.State[Any, Any]
 
@@ -164,13 +166,29 @@ class Program:
         self._optimizer = optimizer(config, self.layers, layering)
         self._whole = Phase(self.layers, 0, 1, (False,) * len(self.layers))
 
-    def initial(self, key: jax.Array) -> TrainState:
-        """The state before the first step; the key fixes everything random in a run."""
+    def initial(
+        self, key: jax.Array, source: Mapping[str, Any] | None = None
+    ) -> TrainState:
+        """The state before the first step; the key fixes everything random in a run.
+
+        Args:
+            key: a JAX random key.
+            source: arrays to start from, by path; of none all weights are random.
+
+        Raises:
+            ValueError: they do not fit the model.
+        """
         _, params, statistics = nnx.split(
             _make(self._config, self._classes, jax.random.fold_in(key, WEIGHTS)),
             nnx.Param,
             ...,
         )
+        if source:
+            found = transfer.fit(
+                source, params, statistics, self.layers, self._config.new_head
+            )
+            params = transfer.replaced(params, source, found.taken)
+            statistics = transfer.replaced(statistics, source, found.taken)
         return TrainState(
             params=params,
             statistics=statistics,
