@@ -25,20 +25,28 @@ Measured = Literal[
     "signal-to-noise", "trust-ratio", "gradient-trust-ratio", "tail-exponent",
     "learned", "layca", "layca-alpha",
 ]
+FineTuning = Literal[
+    "from-scratch", "head-only", "head-first", "ulmfit-rates", "block-decay",
+    "uniform-slanted", "ulmfit", "slow-body", "first-block",
+]
 # fmt: on
 Norm = Literal["own", "batch", "group", "layer", "none"]
 Data = Literal["sample", "cifar10", "cifar100"]
 Shift = Literal["none", "noise", "blur", "invert"]
 Optimizer = Literal["sgd", "nesterov", "adamw", "lars", "lamb", "muon"]
 Decay = Literal["coupled", "following", "ignoring"]
-Schedule = Literal["constant", "piecewise", "triangular", "onecycle", "cosine", "sgdr"]
+Schedule = Literal[
+    "constant", "piecewise", "triangular", "onecycle", "cosine", "sgdr", "slanted"
+]
 OPTIMIZERS: tuple[str, ...] = typing.get_args(Optimizer)
 MODELS: tuple[str, ...] = typing.get_args(Model)
 SCHEDULED: tuple[str, ...] = typing.get_args(Scheduled)
 """Policies that are known before the run."""
 MEASURED: tuple[str, ...] = typing.get_args(Measured)
 """Policies whose rates depend on what the layers do."""
-POLICY_NAMES = SCHEDULED + MEASURED
+FINE_TUNING: tuple[str, ...] = typing.get_args(FineTuning)
+"""Policies for weights that were trained before, all of them known before the run."""
+POLICY_NAMES = SCHEDULED + MEASURED + FINE_TUNING
 NORMS = {
     "cnn-shallow": ("none", "batch", "group"),
     **dict.fromkeys(("vit", "vit12", "transformer-rows"), ("layer",)),

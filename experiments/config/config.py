@@ -43,7 +43,8 @@ BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 PolicyName = Annotated[
-    choices.Scheduled | choices.Measured | Own, _known(*choices.POLICY_NAMES)
+    choices.Scheduled | choices.Measured | choices.FineTuning | Own,
+    _known(*choices.POLICY_NAMES),
 ]
 Several = (Strict(False), AfterValidator(_distinct))
 """For fields that hold several things: a list does as well, and all are distinct."""
