@@ -69,6 +69,12 @@ class Config:
     """Weights to start from: the folder of a run that kept its own, or a tree of yours
     by the same paths and shapes, as Orbax or NumPy (.npz) wrote it. None for random
     ones."""
+    pretrain_epochs: Annotated[float, Field(ge=0, le=MOST_STEPS)] = 0.0
+    """Epochs of a run that makes the weights to start from, once, in a folder beside:
+    of uniform rates, and of this study's model and settings, but without its shift, on
+    all images. 0 for none; with init_from it is not needed."""
+    pretrain_classes: Annotated[tuple[int | str, ...], *Several] = ()
+    """The classes of that run, as `classes` has them."""
     new_head: bool = True
     """Whether the head starts at random, also where all else starts from weights."""
     keep_weights: bool = False
@@ -183,9 +189,11 @@ class Config:
         """What no field can know alone; of data of one's own `check_sizes` says it."""
         if self.norm not in (known := ("own", *choices.norms(self.model))):
             raise must(self, "norm", f"{' or '.join(known)} for this model")
-        if self.init_from is None and not self.new_head:
+        if not (self.new_head or self.init_from or self.pretrain_epochs):
             wanted = "left out where there are no weights to start from (--init-from)"
             raise must(self, "new_head", wanted)
+        if self.pretrain_classes and not self.pretrain_epochs:
+            raise must(self, "pretrain_classes", "left out where pretrain_epochs is 0")
         if self.decay == "coupled" and self.optimizer == "adamw":
             wanted = (
                 "following or ignoring with adamw, which is Adam with its decay apart"
@@ -349,6 +357,26 @@ PRESETS = {
         measurements=60,
         marks=(0.7, 0.8, 0.85, 0.9),
     ),
+    "cifar10-transfer": Config(
+        name="cifar10-transfer",
+        model="resnet8",
+        pretrain_epochs=4,
+        pretrain_classes=tuple(range(6)),
+        policies=(
+            *("uniform", "from-scratch", "head-only", "head-first", "ulmfit-rates"),
+            "block-decay",
+        ),
+        epochs=20,
+        schedule="cosine",
+        data="cifar10",
+        classes=tuple(range(6, 10)),
+        validation=2_000,
+        images_per_class=100,
+        crop_padding=4,
+        evaluations=10,
+        marks=(0.5, 0.6, 0.7, 0.8),
+    ),
 }
 """`demo` needs two CPU cores and no download; `cifar10-shallow` and `cifar10-measured`
-the whole set; `cifar10-resnet20` an accelerator as well."""
+the whole set, and so does `cifar10-transfer`, or a sample of it; `cifar10-resnet20` an
+accelerator as well."""
