@@ -78,8 +78,7 @@ def replaced(tree: Any, source: Mapping[str, Any], taken: Collection[str]) -> An
 
     def replace(keys: Any, leaf: jax.Array) -> jax.Array:
         path = path_of(keys)
-        # A copy, as a state is overwritten by its first step.
-        return jnp.array(source[path], leaf.dtype) if path in taken else leaf
+        return jnp.asarray(source[path], leaf.dtype) if path in taken else leaf
 
     return tree_map_with_path(replace, tree)
 
