@@ -62,9 +62,12 @@ def fit(
         or not is_number(source[path])
     ]
     if wrong:
+        only = (
+            f"only {', '.join(sorted(heads))}" if heads else "with --new-head the head"
+        )
         raise ValueError(
-            f"init_from: the weights do not fit the model, {_several(wrong)}; of it "
-            f"{_several(sorted(heads)) or 'nothing'} may be new (--new-head)"
+            f"init_from: the weights do not fit the model, {_several(wrong)}; {only} "
+            "may be new"
         )
     return Fit(
         taken=frozenset(body),

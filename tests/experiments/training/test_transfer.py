@@ -102,8 +102,16 @@ def having(**changed):
         (without("norm2/var"), True, r"norm2/var of 16 is missing"),
         (having(conv1__kernel=np.ones((3, 3, 3, 9))), True, "conv1/.* × 8 is .* × 9"),
         (having(conv1__kernel=np.ones((3, 3, 3, 8), int)), True, "is of int"),
-        (lambda _: {"a": np.ones(1)}, True, r"missing and \d+ more; of it head/bias"),
-        (lambda arrays: arrays, False, r"head/bias of 4 is 10, head/.* may be new"),
+        (
+            lambda _: {"a": np.ones(1)},
+            True,
+            r"missing and \d+ more; only head/bias, head/kernel may be",
+        ),
+        (
+            lambda arrays: arrays,
+            False,
+            r"head/bias of 4 is 10, head/.*; with --new-head the",
+        ),
     ],
 )
 def test_weights_that_do_not_fit_are_refused_by_path_and_shape(
