@@ -67,8 +67,8 @@ def read(source: Path | None) -> dict[str, np.ndarray]:
     if (source / "metrics.jsonl").exists():
         if not (source / KEPT).exists():
             raise ValueError(
-                f"{where} has no {KEPT}: that run has not finished, or its study was "
-                "not given --keep-weights"
+                f"{where} has no {KEPT}: that run has not finished, or diverged, or "
+                "its study was not given --keep-weights"
             )
         source, load = source / KEPT, _archive
     elif (source / "_METADATA").exists():
