@@ -19,7 +19,8 @@ python -m experiments policies [NAME …]
     and what is expected of it.
 
 PRESET is demo (the default), cifar10-shallow, cifar10-measured,
-cifar10-resnet20, or a file ending in .json with fields of a configuration.
+cifar10-resnet20, cifar10-transfer, or a file ending in .json with fields of a
+configuration.
 Each command explains itself: `python -m experiments study --help`.
 """
 
@@ -87,11 +88,15 @@ def _tune(arguments: Sequence[str]) -> int:
     from .policies.chosen import with_controls
     from .search import tune
 
-    config, joined = with_controls(asked.config)
+    command = _command("tune", arguments)
+    status, config = runner.pretrained(asked.config, command)
+    if status:
+        return status
+    config, joined = with_controls(config)
     dataset = runner.prepared(config)
     runner.say_joined(joined)
     asked = dataclasses.replace(asked, config=config)
-    return tune.run(asked, dataset, _command("tune", arguments))
+    return tune.run(asked, dataset, command)
 
 
 def _find(arguments: Sequence[str]) -> int:
@@ -100,8 +105,12 @@ def _find(arguments: Sequence[str]) -> int:
     from . import runner
     from .search import finding
 
-    dataset = runner.prepared(asked.config)
-    return finding.run(asked, dataset, _command("find", arguments))
+    command = _command("find", arguments)
+    status, config = runner.pretrained(asked.config, command)
+    if status:
+        return status
+    asked = dataclasses.replace(asked, config=config)
+    return finding.run(asked, runner.prepared(config), command)
 
 
 def _preview(arguments: Sequence[str]) -> int:

@@ -11,6 +11,7 @@ from .config import own
 from .config.config import Config
 from .policies.chosen import configured
 from .policies.computed import moments, updates
+from .records import weights
 from .training.compiling import policy_tables
 from .training.program import abstract
 
@@ -37,7 +38,7 @@ def asked(config: Config) -> dict[str, Any]:
     }
     return config.record() | {
         "policies": policies,
-        "files": own.hashes(config.own),
+        "files": own.hashes(config.own) | weights.hashes(config.init_from),
         "total_steps": config.total_steps,
         "layers": {
             "names": layers.names,

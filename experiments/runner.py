@@ -1,6 +1,7 @@
 """Runs a study: policies × seeds, recorded on the way, with a report at the end."""
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import shutil
@@ -13,6 +14,7 @@ import rich.console
 from .asked import asked, keep_files
 from .config import own
 from .config.config import Config, check_sizes
+from .config.pretraining import pretrained_run, pretraining
 from .data.dataset import Dataset, load
 from .policies.chosen import configured, with_controls
 from .policies.policy import Policy
@@ -45,6 +47,31 @@ def study(config: Config, command: Sequence[str]) -> int:
     """
     if config.distributed:
         hosts.join()
+    status, config = pretrained(config, command)
+    return status or _study(config, command)
+
+
+def pretrained(config: Config, command: Sequence[str]) -> tuple[int, Config]:
+    """Makes the weights that a study starts from, where it is to make them itself.
+
+    Returns:
+        An exit status, as `run`, and the configuration with the folder of that run.
+
+    Raises:
+        As `study`.
+    """
+    if not config.pretrain_epochs or config.init_from is not None:
+        return 0, config
+    first, status = pretraining(config), 0
+    made = pretrained_run(config)
+    if records.has_ended(made) and not hosts.are_many():
+        run_directory.check_begun(made.parent, asked(first))
+    else:
+        status = _study(first, command)
+    return status, dataclasses.replace(config, init_from=made)
+
+
+def _study(config: Config, command: Sequence[str]) -> int:
     config, joined = with_controls(config)
     dataset = prepared(config)
     if not hosts.lead():
@@ -67,8 +94,11 @@ def prepared(config: Config) -> Dataset:
     dataset = load(
         config.data,
         archive=config.archive,
+        classes=config.classes,
+        shift=config.shift,
         validation=config.validation,
         train_fraction=config.train_fraction,
+        images_per_class=config.images_per_class,
         label_noise=config.label_noise,
     )
     check_sizes(config)
@@ -130,6 +160,8 @@ def run(config: Config, dataset: Dataset, command: Sequence[str]) -> int:
                     f"{len(config.policies)} policies × {len(config.run_seeds)} seeds, "
                     f"{config.total_steps:,} steps each\nrecords: {folder}"
                 )
+                if trainer.start:
+                    say(trainer.start)
                 _train_all(config, trainer, runs, told, session, console)
             if hosts.are_many():
                 hosts.tell(None)

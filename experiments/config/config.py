@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+import numpy as np
 import pydantic
 from pydantic import AfterValidator, BeforeValidator, Field, Strict
 
@@ -42,7 +43,8 @@ BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 PolicyName = Annotated[
-    choices.Scheduled | choices.Measured | Own, _known(*choices.POLICY_NAMES)
+    choices.Scheduled | choices.Measured | choices.FineTuning | Own,
+    _known(*choices.POLICY_NAMES),
 ]
 Several = (Strict(False), AfterValidator(_distinct))
 """For fields that hold several things: a list does as well, and all are distinct."""
@@ -60,6 +62,24 @@ class Config:
     norm: choices.Norm = "own"
     """Norm of the model's layers: own (what the model is known with), batch, group or
     none, as far as the model has a choice."""
+    norm_statistics: Literal["running", "frozen"] = "running"
+    """What batch norm takes in training: means and variances of the batch, and running
+    ones for the evaluations; or frozen, those that a run starts from, all the time."""
+    init_from: Annotated[Path | None, Strict(False)] = None
+    """Weights to start from: the folder of a run that kept its own, or a tree of yours
+    by the same paths and shapes, as Orbax or NumPy (.npz) wrote it. None for random
+    ones."""
+    pretrain_epochs: Annotated[float, Field(ge=0, le=MOST_STEPS)] = 0.0
+    """Epochs of a run that makes the weights to start from, once, in a folder beside:
+    of uniform rates, and of this study's model and settings, but without its shift, on
+    all images. 0 for none; with init_from it is not needed."""
+    pretrain_classes: Annotated[tuple[int | str, ...], *Several] = ()
+    """The classes of that run, as `classes` has them."""
+    new_head: bool = True
+    """Whether the head starts at random, also where all else starts from weights."""
+    keep_weights: bool = False
+    """Keep the weights with which a run ends, weights.npz in its folder, for others to
+    start from; with ema their average."""
     policies: Annotated[tuple[PolicyName, ...], Field(min_length=1), *Several] = (
         *("uniform", "early-first", "late-first"),
         *("three-stage", "uniform-cosine", "freezeout"),
@@ -108,10 +128,19 @@ class Config:
     archive: Annotated[Path | None, Strict(False)] = None
     """A downloaded cifar-10-binary.tar.gz, or cifar-100-binary.tar.gz, to read it
     from."""
+    classes: Annotated[tuple[int | str, ...], *Several] = ()
+    """A part of the classes, as a task of its own, by their names or numbers; they are
+    numbered anew in this order. None for all of them."""
+    shift: choices.Shift = "none"
+    """What is done to every image, also for validation and test: noise (normal, of a
+    tenth of the range), blur (normal, of one pixel) or invert (its colours)."""
     validation: Annotated[int, Field(ge=1)] = 400
     """Images cut from the training set for validation, the same for every run."""
     train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the other training images to train on, the same for every run."""
+    images_per_class: Annotated[int, Field(ge=1)] | None = None
+    """So many of the other training images of each class, the same for every run, in
+    place of a share; None for the share."""
     label_noise: Share = 0.0
     """Share of the training images that get a wrong label, the same for every run;
     labels for validation and test stay true."""
@@ -160,6 +189,11 @@ class Config:
         """What no field can know alone; of data of one's own `check_sizes` says it."""
         if self.norm not in (known := ("own", *choices.norms(self.model))):
             raise must(self, "norm", f"{' or '.join(known)} for this model")
+        if not (self.new_head or self.init_from or self.pretrain_epochs):
+            wanted = "left out where there are no weights to start from (--init-from)"
+            raise must(self, "new_head", wanted)
+        if self.pretrain_classes and not self.pretrain_epochs:
+            raise must(self, "pretrain_classes", "left out where pretrain_epochs is 0")
         if self.decay == "coupled" and self.optimizer == "adamw":
             wanted = (
                 "following or ignoring with adamw, which is Adam with its decay apart"
@@ -167,6 +201,9 @@ class Config:
             raise must(self, "decay", wanted)
         if self.archive is not None and self.data not in ("cifar10", "cifar100"):
             raise must(self, "archive", "absent unless data is cifar10 or cifar100")
+        if self.images_per_class is not None and self.train_fraction != 1:
+            wanted = "left out where images_per_class says how many to train on"
+            raise must(self, "train_fraction", wanted)
         if self.distributed and self.devices not in (1, "all"):
             wanted = "all, or left out, where several processes train on all of theirs"
             raise must(self, "devices", wanted)
@@ -204,17 +241,24 @@ class Config:
             ValueError: they cannot be.
         """
         if not own.is_own(self.data):
-            return choices.SIZES[str(self.data)]
+            whole = choices.SIZES[str(self.data)]
+            taken = choices.class_numbers(self.classes, self.data, whole.classes)
+            each = whole.images // whole.classes
+            return whole._replace(images=each * len(taken), classes=len(taken))
         found = own.arrays(self.data)
+        count = 1 + int(max(found.train_labels.max(), found.test_labels.max()))
+        taken = choices.class_numbers(self.classes, self.data, count)
         return choices.Sizes(
-            images=len(found.train_labels),
-            classes=1 + int(max(found.train_labels.max(), found.test_labels.max())),
+            images=int(np.isin(found.train_labels, taken).sum()),
+            classes=len(taken),
             shape=found.train_images.shape[1:],
         )
 
     @property
     def training_images(self) -> int:
-        """Images to train on: the share of what the validation split leaves."""
+        """Images to train on, of those that the validation split leaves."""
+        if self.images_per_class is not None:
+            return self.images_per_class * self.sizes.classes
         return round(self.train_fraction * (self.sizes.images - self.validation))
 
     @property
@@ -255,11 +299,16 @@ def check_sizes(config: Config) -> None:
     """
     (images, classes, shape), left = config.sizes, config.training_images
     side = min(shape[:2])
+    if classes < 2:
+        raise must(config, "classes", "two or more")
     if not classes <= config.validation <= images - classes:
         wanted = f"{classes} and {images - classes}, as there are {images} training"
         raise must(
             config, "validation", f"between {wanted} images of {classes} classes"
         )
+    if config.images_per_class is not None and left > images - config.validation:
+        most = (images - config.validation) // classes
+        raise must(config, "images_per_class", f"at most {most}, as every class has")
     if left < classes:
         wanted = f"large enough for an image of each of the {classes} classes"
         raise must(config, "train_fraction", wanted)
@@ -308,6 +357,26 @@ PRESETS = {
         measurements=60,
         marks=(0.7, 0.8, 0.85, 0.9),
     ),
+    "cifar10-transfer": Config(
+        name="cifar10-transfer",
+        model="resnet8",
+        pretrain_epochs=4,
+        pretrain_classes=tuple(range(6)),
+        policies=(
+            *("uniform", "from-scratch", "head-only", "head-first", "ulmfit-rates"),
+            "block-decay",
+        ),
+        epochs=20,
+        schedule="cosine",
+        data="cifar10",
+        classes=tuple(range(6, 10)),
+        validation=2_000,
+        images_per_class=100,
+        crop_padding=4,
+        evaluations=10,
+        marks=(0.5, 0.6, 0.7, 0.8),
+    ),
 }
 """`demo` needs two CPU cores and no download; `cifar10-shallow` and `cifar10-measured`
-the whole set; `cifar10-resnet20` an accelerator as well."""
+the whole set, and so does `cifar10-transfer`, or a sample of it; `cifar10-resnet20` an
+accelerator as well."""

@@ -1,6 +1,7 @@
 """What a study trains on: CIFAR, its bundled sample or a set of one's own, divided."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ import numpy as np
 from PIL import Image
 
 from ..config import own
-from ..config.choices import SIZES
+from ..config.choices import SIZES, class_numbers
 from .cifar import DataError, Published, Split, read_cifar
+from .shift import shifted
 from .variants import CIFAR10, SIDE, VARIANTS
 
 # One cut and one noise for every study: never change them.
@@ -44,8 +46,11 @@ def load(
     data: Any,
     *,
     archive: Path | None = None,
+    classes: Sequence[int | str] = (),
+    shift: str = "none",
     validation: int,
     train_fraction: float = 1.0,
+    images_per_class: int | None = None,
     label_noise: float = 0.0,
 ) -> Dataset:
     """Loads CIFAR-10, CIFAR-100, the bundled sample or one's own set, and divides it.
@@ -57,10 +62,16 @@ def load(
             or a function, or FILE.py:NAME, that returns arrays as `own.arrays` has it.
         archive: a downloaded `cifar-10-binary.tar.gz` or `cifar-100-binary.tar.gz` to
             read instead of TFDS.
+        classes: by names or numbers, those that are a task of its own, numbered anew
+            in this order; of none all. Means and deviations are those of all.
+        shift: "none", or what is done to every image, as `shift.shifted` has it.
         validation: how many training images to set aside, the same number of each
-            class or as nearly as can be.
+            class or as nearly as can be. As many of a class are the same images,
+            whichever classes there are beside it.
         train_fraction: share of the others to train on, with its classes likewise. A
             smaller share is a part of a larger one.
+        images_per_class: in place of a share so many of each class; fewer are a part of
+            more.
         label_noise: share of the images to train on that get a wrong label, any other
             class being equally likely. The images of a smaller share, and their
             labels, are a part of those of a larger one.
@@ -69,15 +80,29 @@ def load(
         DataError: the data are missing or damaged; the message says what to do.
         ValueError: some class would be missing from a part.
     """
-    published, classes, mean, std = _published(data, archive)
-    train, held_out = cut(published.train.labels, classes, validation, train_fraction)
-    trained = published.train.take(train)
+    published, count, mean, std = _published(data, archive)
+    chosen = class_numbers(classes, data, count)
+    train, held_out = cut(
+        published.train.labels,
+        count,
+        validation,
+        train_fraction,
+        chosen=chosen,
+        each=images_per_class,
+    )
+    place = np.full(count, -1, np.int32)
+    place[chosen] = np.arange(len(chosen))
+    whole, tested = (
+        Split(shifted(shift, split.images, part), place[split.labels])
+        for part, split in enumerate((published.train, published.test))
+    )
+    trained = whole.take(train)
     return Dataset(
         name=own.label(data),
-        train=Split(trained.images, disturb(trained.labels, classes, label_noise)),
-        validation=published.train.take(held_out),
-        test=published.test,
-        classes=classes,
+        train=Split(trained.images, disturb(trained.labels, len(chosen), label_noise)),
+        validation=whole.take(held_out),
+        test=tested.take(np.flatnonzero(tested.labels >= 0)),
+        classes=len(chosen),
         mean=mean,
         std=std,
         checksum=published.checksum,
@@ -116,30 +141,63 @@ def _own(
 
 
 def cut(
-    labels: np.ndarray, classes: int, validation: int, train_fraction: float = 1.0
+    labels: np.ndarray,
+    classes: int,
+    validation: int,
+    train_fraction: float = 1.0,
+    *,
+    chosen: Sequence[int] | None = None,
+    each: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Indices (train, validation), both ascending, the same at every call.
+
+    Args:
+        labels: of all images.
+        classes: how many there are.
+        validation: how many images to set aside.
+        train_fraction: share of the others to train on.
+        chosen: classes to take images of; None for all.
+        each: how many of each of them to train on, in place of a share.
 
     Raises:
         ValueError: some class would be missing from one of the two.
     """
-    counts = np.bincount(labels, minlength=classes)
+    chosen = range(classes) if chosen is None else chosen
+    counts = np.bincount(labels, minlength=classes)[list(chosen)]
     if counts.min() < 2:
         raise ValueError(
             "training images: expected 2 or more of each class, for the two parts, got "
-            f"{counts.min()} of class {counts.argmin()} (from 0 to {classes - 1}). Add "
-            "some, or leave the class out."
+            f"{counts.min()} of class {chosen[int(counts.argmin())]} (from 0 to "
+            f"{classes - 1}). Add some, or leave the class out."
         )
+    # Of all classes, so that an image is on one side whichever are chosen.
+    order = _evenly(labels, classes)
+    order, classes = order[np.isin(labels[order], chosen)], len(chosen)
     most = classes * (int(counts.min()) - 1)
     if not classes <= validation <= most:
         raise ValueError(
             f"validation: expected {classes} to {most} images, so that each class "
             f"is in both parts, got {validation}."
         )
-    order = _evenly(labels, classes)
     held_out, left = order[:validation], order[validation:]
+    if each is not None:
+        return np.sort(_first(each, labels, left, chosen)), np.sort(held_out)
     count = round(train_fraction * len(left))
     return np.sort(left[:count]), np.sort(held_out)
+
+
+def _first(
+    count: int, labels: np.ndarray, indices: np.ndarray, chosen: Sequence[int]
+) -> np.ndarray:
+    """So many of each class, those that come first among these indices."""
+    of = {label: indices[labels[indices] == label] for label in chosen}
+    most = min(map(len, of.values()))
+    if not 1 <= count <= most:
+        raise ValueError(
+            f"images_per_class: expected 1 to {most}, as every class has beside its "
+            f"images for validation, got {count}."
+        )
+    return np.concatenate([those[:count] for those in of.values()])
 
 
 def _evenly(labels: np.ndarray, classes: int) -> np.ndarray:

@@ -20,16 +20,25 @@ class ResNet(nnx.Module):
 
     Where the shape changes the shortcut is a 1×1 convolution with its norm (option B),
     not the padding with zeros of the CIFAR experiments (option A): a projection is a
-    branch with parameters of its own beside the block.
+    branch with parameters of its own beside the block. The paper's plain nets are the
+    same without any shortcut.
 
     References:
         He et al., Deep Residual Learning for Image Recognition, arXiv:1512.03385
     """
 
-    def __init__(self, widths: Sequence[int], n: int, num_classes: int, parts: Parts):
+    def __init__(
+        self,
+        widths: Sequence[int],
+        n: int,
+        num_classes: int,
+        parts: Parts,
+        plain: bool = False,
+    ):
         self.stem, self.norm = parts.conv(3, widths[0]), parts.normalise(widths[0])
+        kind = PlainBlock if plain else Block
         shapes = _shapes(widths[0], widths, n)
-        self.blocks = nnx.List(Block(*shape, parts) for shape in shapes)
+        self.blocks = nnx.List(kind(*shape, parts) for shape in shapes)
         self.head = parts.dense(widths[-1], num_classes)
 
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -59,6 +68,20 @@ class Block(nnx.Module):
         residual = nnx.relu(self.norm1(self.first(x)))
         residual = self.end(self.norm2(self.second(residual)))
         return nnx.relu(residual + self.norm3(self.shortcut(x)))
+
+
+class PlainBlock(nnx.Module):
+    """relu(f(x)), with the f of `Block` under the same names."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, parts: Parts):
+        self.first = parts.conv(inputs, outputs, stride=stride)
+        self.norm1 = parts.normalise(outputs)
+        self.second, self.norm2 = parts.conv(outputs, outputs), parts.normalise(outputs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(n, height, width, inputs) → (n, height/stride, width/stride, outputs)."""
+        x = nnx.relu(self.norm1(self.first(x)))
+        return nnx.relu(self.norm2(self.second(x)))
 
 
 class WideResNet(nnx.Module):

@@ -31,6 +31,11 @@ def configured(config: Config) -> dict[str, Policy]:
                 f"policies: two are called {policy.name!r}; give the one of your own "
                 "another name"
             )
+        if policy.scratch and config.norm_statistics == "frozen":
+            raise ValueError(
+                f"policies: {policy.name!r} starts from random weights, which have no "
+                "statistics to freeze; leave it out, or --norm-statistics"
+            )
         asked[policy.name] = policy
     known = {
         f"{policy.name}.{number.name}": number

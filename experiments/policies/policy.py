@@ -80,6 +80,9 @@ class Policy:
     """The global schedule that belongs to it; None for that of the study."""
     layering: Layering = scheduled
     """How the rates of the layers come about, where not by the multipliers alone."""
+    scratch: bool = False
+    """Whether its runs start from random weights where others start from trained
+    ones."""
     rate: float | None = None
     """The largest global rate; None for that of the study."""
 

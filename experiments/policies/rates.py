@@ -14,6 +14,10 @@ FLOOR = 0.1
 TRIANGLES = 2
 RESTARTS = (1, 2, 4)
 """The relative lengths of the cycles of `sgdr`."""
+SLANTED = (1, 9)
+"""The relative lengths of the two sides of `slanted`."""
+RATIO = 32
+"""The highest rate of `slanted`, as a multiple of the lowest."""
 
 
 def global_rate(name: str, peak: float, total_steps: int) -> optax.Schedule:
@@ -25,6 +29,7 @@ def global_rate(name: str, peak: float, total_steps: int) -> optax.Schedule:
     - onecycle: one cosine up over 30 % of the run, one down to almost 0.
     - cosine: from the peak to 0.
     - sgdr: three cosines from the peak to 0, each twice as long as the one before.
+    - slanted: one triangle, from 1/32 of the peak up over a tenth of the run and back.
 
     Args:
         name: one of `Schedule`.
@@ -41,6 +46,7 @@ def global_rate(name: str, peak: float, total_steps: int) -> optax.Schedule:
         Smith, Cyclical Learning Rates for Training Neural Networks, arXiv:1506.01186
         Smith and Topin, Super-Convergence, arXiv:1708.07120
         Loshchilov and Hutter, SGDR, arXiv:1608.03983
+        Howard and Ruder, ULMFiT, arXiv:1801.06146
     """
     match name:
         case "constant":
@@ -56,6 +62,8 @@ def global_rate(name: str, peak: float, total_steps: int) -> optax.Schedule:
             return optax.cosine_decay_schedule(peak, total_steps)
         case "sgdr":
             return _warm_restarts(peak, total_steps)
+        case "slanted":
+            return _slanted(peak, total_steps)
         case _:
             known = ", ".join(typing.get_args(Schedule))
             raise ValueError(f"schedule: expected one of {known}; got {name!r}")
@@ -72,6 +80,15 @@ def _warm_restarts(peak: float, total_steps: int) -> optax.Schedule:
     restarts, lengths = _split(total_steps, RESTARTS)
     cycles = [optax.cosine_decay_schedule(peak, length) for length in lengths]
     return optax.join_schedules(cycles, restarts)
+
+
+def _slanted(peak: float, total_steps: int) -> optax.Schedule:
+    turns, (up, down) = _split(total_steps, SLANTED)
+    sides = [
+        optax.linear_schedule(peak / RATIO, peak, up),
+        optax.linear_schedule(peak, peak / RATIO, down),
+    ]
+    return optax.join_schedules(sides, turns)
 
 
 def _split(total_steps: int, parts: tuple[int, ...]) -> tuple[list[int], list[int]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from . import checksums, records
+from . import checksums, records, weights
 from .checkpoint import About, Checkpoints
 
 Event = records.Event
@@ -37,6 +37,9 @@ class Forgetful:
     def wait(self) -> None:
         """Returns when every checkpoint is written."""
 
+    def keep(self, params: Any, statistics: Any) -> None:
+        """Forgets the weights with which the run ends."""
+
 
 class Journal(Forgetful):
     """What a run leaves behind, and goes on from its newest good checkpoint."""
@@ -55,7 +58,7 @@ class Journal(Forgetful):
             every: seconds between two checkpoints.
             say: is told what is damaged or lost, and what is done about it.
         """
-        self._every, self._last = every, time.monotonic()
+        self._folder, self._every, self._last = folder, every, time.monotonic()
         self._checkpoints = Checkpoints(folder / "checkpoints")
         found = self._checkpoints.newest(like, say)
         about: About = {"step": 0, "lines": 0}
@@ -103,6 +106,10 @@ class Journal(Forgetful):
     def wait(self) -> None:
         """Returns when every checkpoint is written."""
         self._checkpoints.wait()
+
+    def keep(self, params: Any, statistics: Any) -> None:
+        """Writes the weights with which the run ends beside its records."""
+        weights.keep(self._folder, params, statistics)
 
     def close(self) -> None:
         """Closes all files, after what is being written."""

@@ -9,6 +9,7 @@
             config.json, env.json   the same, of this run
             metrics.jsonl           what happened: a line an event, the truth for all
             timings.jsonl           beside each of its lines, how long it took
+            weights.npz             those of its end, where they are to be kept
             checkpoints/            while it is under way
 
 The same run writes the same metrics.jsonl to the last bit; what cannot be the same, the

@@ -18,10 +18,10 @@ UNFINISHED = (".lock", ".process", ".part")
 """How the names of files end that say nothing yet."""
 MANNERS = {
     *("out", "archive", "checkpoint_seconds", "logger"),
-    *("stack", "devices", "distributed"),
+    *("stack", "devices", "distributed", "keep_weights", "init_from"),
 }
 """Fields that change nothing in what a study finds out, but for the last bits; data
-have their checksum."""
+and weights to start from have their checksum."""
 
 
 @contextlib.contextmanager

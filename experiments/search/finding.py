@@ -11,7 +11,7 @@ from ..analysis import significance
 from ..asked import keep_files
 from ..config.own import label
 from ..data.dataset import Dataset
-from ..records import run_directory
+from ..records import run_directory, weights
 from ..records.environment import environment
 from ..records.records import write_json
 from ..report import charts
@@ -87,6 +87,7 @@ def _find(asked: Find, dataset: Dataset, command: Sequence[str]) -> None:
         folder / "range_test.json",
         {
             "config": asked.record(),
+            "files": weights.hashes(config.init_from),
             "environment": session,
             "seconds": seconds,
             "layers": test.layers.names,

@@ -16,6 +16,7 @@ from optax_llr import freeze_phases
 from ..data.dataset import Dataset
 from ..models.convolution import compiler_options
 from ..policies.chosen import configured, with_controls
+from ..records import weights
 from ..terminal import signals
 from ..training import stacking
 from ..training.compiling import policy_tables
@@ -59,9 +60,9 @@ class Probe:
             Images(self._data.images[batch], self._data.labels[batch])
             for batch in chosen.reshape(-1, config.batch_size)
         ]
-        self._warm = self._trained(
-            jax.jit(self._program.initial)(key), np.ones(len(self.layers)), asked.warmup
-        )
+        source = weights.read(config.init_from)
+        start = jax.jit(self._program.initial)(key, source)
+        self._warm = self._trained(start, np.ones(len(self.layers)), asked.warmup)
         if (step := int(self._warm.diverged)) >= 0:
             raise ValueError(
                 f"rate must be one at which the warm-up does not diverge, as it did "

@@ -24,7 +24,7 @@ from ..config import own
 from ..config.config import Config
 from ..data.dataset import Dataset
 from ..policies.chosen import configured
-from ..records import records, run_directory
+from ..records import records, run_directory, weights
 from ..records.environment import environment
 from ..terminal import display, signals
 from ..terminal.advice import advised
@@ -91,10 +91,11 @@ def _begin(
     """The searches of all policies; refuses those that were begun otherwise."""
     config, storage, searches = search.config, _storage(search), list[PolicySearch]()
     record, versions = config.record(), session["versions"]
+    files = own.hashes((config.model, config.data, config.optimizer))
     asked = {field: record[field] for field in record if field not in ELSEWHERE} | {
         "search_seed": search.search_seed,
         "data_checksum": session["data_checksum"],
-        "files": own.hashes((config.model, config.data, config.optimizer)),
+        "files": files | weights.hashes(config.init_from),
     }
     computes = computed(config, abstract(config, *config.sizes[1:]).layers)
     for name, policy in configured(config).items():

@@ -69,7 +69,7 @@ class Ahead:
 class Compiled(NamedTuple):
     """What all runs of a layering share, for some number of them at once."""
 
-    initial: Callable[[np.uint32], TrainState]  # one run
+    initial: Callable[..., TrainState]  # of a seed and what to start from; one run
     stacked: Callable[[list[TrainState]], TrainState]
     score: Ahead
     measure: Ahead
@@ -119,7 +119,7 @@ class Compiler:
         measured = (stacking.AXES, None, 0, 0)
         return Compiled(
             initial=jax.jit(
-                lambda seed: program.initial(jax.random.key(seed)),
+                lambda seed, source=None: program.initial(jax.random.key(seed), source),
                 out_shardings=everywhere,
             ),
             stacked=jax.jit(

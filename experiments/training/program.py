@@ -8,6 +8,7 @@ same images in the same order, augmented alike.
 """
 
 import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -26,6 +27,7 @@ from ..data.augment import augment, normalise
 from ..data.dataset import Dataset
 from ..models import make
 from ..policies.optimizers import Layering, optimizer, scheduled
+from . import transfer
 
 Weights = nnx.State[Any, Any]
 
@@ -96,6 +98,8 @@ def abstract(config: Config, classes: int, shape: tuple[int, ...]) -> Abstract:
         ValueError: the model does not take such images, or answers otherwise.
     """
     model = nnx.eval_shape(lambda: _make(config, classes, jax.random.key(0)))
+    if config.norm_statistics == "frozen":
+        _freeze_statistics(config, model)
     training, params, statistics = nnx.split(model, nnx.Param, ...)
     model.eval()
     inference = nnx.graphdef(model)
@@ -105,6 +109,16 @@ def abstract(config: Config, classes: int, shape: tuple[int, ...]) -> Abstract:
         functools.partial(infer, inference), params, statistics, images
     )
     return Abstract(training, inference, layers)
+
+
+def _freeze_statistics(config: Config, model: nnx.Module) -> None:
+    """Has batch norm take the running statistics in training too."""
+    if not jax.tree.leaves(nnx.state(model, nnx.BatchStat)):
+        raise ValueError(
+            "norm_statistics must be running for a model without batch norm, such as "
+            f"{own.label(config.model)} with norm {config.norm}; got frozen"
+        )
+    model.set_attributes(use_running_average=True, raise_if_not_found=False)
 
 
 def _check_logits(
@@ -152,13 +166,29 @@ class Program:
         self._optimizer = optimizer(config, self.layers, layering)
         self._whole = Phase(self.layers, 0, 1, (False,) * len(self.layers))
 
-    def initial(self, key: jax.Array) -> TrainState:
-        """The state before the first step; the key fixes everything random in a run."""
+    def initial(
+        self, key: jax.Array, source: Mapping[str, Any] | None = None
+    ) -> TrainState:
+        """The state before the first step; the key fixes everything random in a run.
+
+        Args:
+            key: a JAX random key.
+            source: arrays to start from, by path; of none all weights are random.
+
+        Raises:
+            ValueError: they do not fit the model.
+        """
         _, params, statistics = nnx.split(
             _make(self._config, self._classes, jax.random.fold_in(key, WEIGHTS)),
             nnx.Param,
             ...,
         )
+        if source:
+            found = transfer.fit(
+                source, params, statistics, self.layers, self._config.new_head
+            )
+            params = transfer.replaced(params, source, found.taken)
+            statistics = transfer.replaced(statistics, source, found.taken)
         return TrainState(
             params=params,
             statistics=statistics,

@@ -8,7 +8,7 @@ import dataclasses
 import math
 import statistics
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import jax
@@ -18,11 +18,11 @@ from ..config.config import Config
 from ..data.cifar import DataError, Split
 from ..data.dataset import Dataset
 from ..policies.catalogue import POLICIES
-from ..policies.optimizers import measured
+from ..policies.optimizers import measured, scheduled
 from ..policies.policy import Policy
-from ..records import checkpoint
+from ..records import checkpoint, weights
 from ..records.journal import Event, Forgetful
-from . import hosts, stacking
+from . import hosts, stacking, transfer
 from .compiling import Compiled, Compiler, Stage, steps_per_call
 from .devices import Devices
 from .program import MEASURES, Images, Tables, TrainState, Weights, evaluated
@@ -91,6 +91,7 @@ class Trainer:
 
     Attributes:
         layers: the layers of the model, in forward order.
+        start: what runs start from, in words; empty where all weights are random.
     """
 
     def __init__(self, config: Config, dataset: Dataset):
@@ -98,7 +99,8 @@ class Trainer:
 
         Raises:
             DataError: the data set is not that one.
-            ValueError: there are not the devices that the configuration asks for.
+            ValueError: there are not the devices that the configuration asks for, or
+                the weights to start from do not fit the model.
         """
         if len(dataset.train.labels) != config.training_images:
             raise DataError(
@@ -112,6 +114,16 @@ class Trainer:
         self._test = self._batches(dataset.test)
         self._compiler = Compiler(config, dataset, self._devices)
         self.layers = self._compiler.layers
+        source = weights.read(config.init_from)
+        self._source = self._devices.put_everywhere(source)
+        self.start = self._said(source) if source else ""
+
+    def _said(self, source: Mapping[str, np.ndarray]) -> str:
+        like, config = self._compiler.like(scheduled), self._config
+        found = transfer.fit(
+            source, like.params, like.statistics, self.layers, config.new_head
+        )
+        return f"from {config.init_from}: {transfer.said(found)}"
 
     def like(self, policy: Policy) -> TrainState:
         """The shapes of the state of a run."""
@@ -131,7 +143,8 @@ class Trainer:
         compiled = self._compiler.program(policy.layering, size)
 
         def first(run: Run) -> TrainState:
-            return compiled.initial(np.uint32(run.seed))
+            source = None if run.policy.scratch else self._source
+            return compiled.initial(np.uint32(run.seed), source)
 
         def as_one(states: list[TrainState]) -> TrainState:
             if size == 1:
@@ -195,6 +208,8 @@ class Trainer:
             for (run, state), scores in zip(
                 group.each(group.state), found, strict=True
             ):
+                if self._config.keep_weights:
+                    run.journal.keep(*evaluated(state))
                 params_sha256 = checkpoint.sha256(state.params)
                 self._end(run, total, "finished", *scores, params_sha256)
         return [cast(Event, run.end) for run in group.runs]

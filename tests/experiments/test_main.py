@@ -59,6 +59,11 @@ def test_fields_change_the_demo_and_presets(studied):
     assert (shallow.data, shallow.flip, shallow.marks) == ("cifar10", False, (0.5,))
 
 
+def test_classes_are_given_by_name_or_number(studied):
+    command.main(["study", "--classes", "dog", "3", "--validation", "100"])
+    assert studied[0][0].classes == ("dog", 3)
+
+
 def test_the_command_is_recorded_as_typed(studied):
     command.main(["study", "demo", "--seeds", "3"])
     assert studied[0][2] == [

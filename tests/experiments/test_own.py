@@ -113,6 +113,18 @@ def test_data_of_one_s_own_of_any_size_are_divided_and_normalised(here):
     np.testing.assert_allclose(loaded.std, pixels.std(0), rtol=1e-5)
 
 
+def test_data_of_one_s_own_have_classes_by_number(here):
+    fields = {"data": "my_file.py:load", "classes": (2, 0), "validation": 20}
+    config = Config(**fields, images_per_class=30, batch_size=10)
+    labels = np.load(here / "images.npz")["train_labels"]
+    assert config.sizes == (int((labels != 1).sum()), 2, (64, 64, 3))
+    loaded = dataset.load(**fields, images_per_class=30)
+    assert loaded.classes == 2
+    assert len(loaded.train) == config.training_images == 60
+    with pytest.raises(ValueError, match="classes: unknown 3"):
+        _ = dataclasses.replace(config, classes=(2, 3)).sizes
+
+
 IMAGES = "np.zeros((9, 8, 8, 1), np.uint8)"
 LABELS = "np.arange(9)"
 

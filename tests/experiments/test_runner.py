@@ -14,7 +14,7 @@ from experiments.analysis import compare
 from experiments.config.config import Config
 from experiments.data import cifar
 from experiments.data import dataset as data
-from experiments.records import checksums, records, run_directory
+from experiments.records import checksums, records, run_directory, weights
 from experiments.report import report
 from experiments.terminal import signals
 from optax_llr import Layers
@@ -39,6 +39,7 @@ class FakeTrainer:
     """Records three lines a run; ends some runs otherwise, by (policy, seed)."""
 
     layers = LAYERS
+    start = ""
     outcomes: ClassVar = {}
 
     def __init__(self, config, dataset):
@@ -146,6 +147,26 @@ def test_the_configuration_and_what_it_led_to_are_recorded(tmp_path):
     (session,) = records.read_json(folder / "env.json", "environment")["sessions"]
     assert session["command"] == COMMAND
     assert session["data_checksum"] == "c0ffee"
+
+
+def test_a_study_goes_on_from_the_same_weights_wherever_they_are(tmp_path):
+    first, moved, other = (tmp_path / f"{name}.npz" for name in "abc")
+    for path, value in ((first, 1.0), (moved, 1.0), (other, 2.0)):
+        np.savez(path, kernel=np.full(3, value))
+    _, folder = run(tmp_path, init_from=first)
+    begun = records.read_json(folder / "config.json", "study")
+    assert begun["init_from"] == first.as_posix()
+    assert begun["files"] == {"init_from": weights.hashes(first)["init_from"]}
+    assert run(tmp_path, init_from=moved)[0] == 0
+    for changed in (other, None):
+        with pytest.raises(ValueError, match="another configuration: files is"):
+            run(tmp_path, init_from=changed)
+
+
+def test_what_runs_start_from_is_said(tmp_path, capsys):
+    started = type("Started", (FakeTrainer,), {"start": "from weights: all"})
+    run(tmp_path, make_trainer=started)
+    assert "from weights: all" in capsys.readouterr().out
 
 
 def test_the_folder_of_a_run_suffices_to_do_it_again(tmp_path):

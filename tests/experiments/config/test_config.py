@@ -54,7 +54,7 @@ def test_evaluations_come_about_as_often_as_asked_for():
         ({"model": "vit", "norm": "batch"}, "norm must be own or layer for this model"),
         ({"model": "a.py:make", "norm": "batch"}, "norm must be own for this model"),
         ({"norm": "bach"}, "norm: unknown 'bach'; did you mean 'batch'"),
-        ({"model": "resnet"}, "model.*did you mean 'resnet56'.*or FILE.py:NAME"),
+        ({"model": "resnet"}, "model.*did you mean 'resnet8'.*or FILE.py:NAME"),
         ({"optimizer": "adam"}, "optimizer.*did you mean 'adamw'.*or FILE.py:NAME"),
         ({"optimizer": "adamw"}, "decay must be following or ignoring with adamw"),
         ({"data": "cifar"}, "data.*did you mean 'cifar10'.*or FILE.py:NAME"),
@@ -70,6 +70,26 @@ def test_evaluations_come_about_as_often_as_asked_for():
             {"data": "cifar100", "validation": 50},
             "validation must be between 100 and 49900, as there are 50000",
         ),
+        ({"classes": (1,)}, "classes must be two or more; got .1"),
+        ({"classes": (1, 1)}, "classes must be all distinct; got 1, 1"),
+        ({"classes": (1, "cta")}, "classes: unknown 'cta'; did you mean 'cat'"),
+        (
+            {"data": "cifar100", "classes": ("bear", 2)},
+            "classes: unknown 'bear', expected a number from 0 to 99",
+        ),
+        ({"classes": (1.5, 2)}, "classes must be.*got 1.5"),
+        (
+            {"classes": (1, 2), "validation": 500},
+            "validation must be between 2 and 398",
+        ),
+        ({"images_per_class": 0}, "images_per_class must be at least 1"),
+        ({"images_per_class": 161}, "images_per_class must be at most 160, as every"),
+        (
+            {"images_per_class": 9, "train_fraction": 0.5},
+            "train_fraction must be left out where images_per_class",
+        ),
+        ({"images_per_class": 3}, "batch_size must be between 1 and the 30 training"),
+        ({"shift": "blurr"}, "shift: unknown 'blurr'; did you mean 'blur'"),
         ({"seeds": 0}, "seeds must be at least 1 or a list; got 0"),
         ({"seeds": 10**12}, "seeds must be at most 1,000"),
         ({"seeds": True}, "seeds must be a whole number or a list; got True"),
@@ -115,6 +135,14 @@ def test_a_number_of_seeds_counts_them_and_several_are_the_seeds():
 def test_the_training_images_are_the_share_of_what_validation_leaves():
     config = Config(data="cifar100", validation=5_000, train_fraction=0.1)
     assert config.training_images == 4_500
+
+
+def test_a_part_of_the_classes_has_its_part_of_the_images():
+    some = Config(data="cifar100", classes=(3, 30, 5), validation=150)
+    assert some.sizes == (1_500, 3, (32, 32, 3))
+    assert some.training_images == 1_350
+    few = dataclasses.replace(some, images_per_class=20)
+    assert few.training_images == 60
 
 
 def test_every_model_of_ours_has_norms_and_others_say_nothing_of_theirs():

@@ -131,6 +131,100 @@ def test_share_has_the_size_that_the_configuration_says(fraction):
     assert len(dataset.validation) == 400
 
 
+# A part of the classes, and few images of each.
+
+
+def test_classes_are_a_task_of_their_own_numbered_in_the_order_given():
+    whole = data.load("sample", validation=500)
+    some = data.load("sample", classes=("dog", 3, "ship"), validation=150)
+    assert some.classes == 3
+    for one, other, each in (
+        (some.train, whole.train, 150),
+        (some.validation, whole.validation, 50),
+        (some.test, whole.test, 50),
+    ):
+        assert np.bincount(one.labels).tolist() == [each] * 3
+        assert one.labels.dtype == np.int32
+        for number, label in enumerate((5, 3, 8)):
+            assert np.array_equal(
+                one.images[one.labels == number], other.images[other.labels == label]
+            )
+    assert np.array_equal(some.mean, whole.mean)
+    assert some.checksum == whole.checksum
+
+
+def test_an_image_set_aside_is_so_whichever_classes_there_are_beside_its_own():
+    """So what was trained on before never validates what is trained after it."""
+    labels = np.random.default_rng(0).permutation(2000) % 10
+    _, of_all = data.cut(labels, 10, 400)
+    _, of_three = data.cut(labels, 10, 120, chosen=(7, 2, 4))
+    assert set(of_three) == {i for i in of_all if labels[i] in (7, 2, 4)}
+
+
+def test_few_images_of_each_class_are_a_part_of_more_and_of_the_share():
+    fields = {"classes": (0, 1, 2), "validation": 30}
+    few, more, share = (
+        data.load("sample", **fields, **extent).train
+        for extent in (
+            {"images_per_class": 3},
+            {"images_per_class": 20},
+            {"train_fraction": 60 / 570},
+        )
+    )
+    assert np.bincount(few.labels).tolist() == [3] * 3
+    content = [{image.tobytes() for image in split.images} for split in (few, more)]
+    assert content[0] < content[1] == {image.tobytes() for image in share.images}
+
+
+def test_few_images_of_each_class_are_as_many_also_where_validation_is_uneven():
+    labels = np.random.default_rng(0).permutation(2000) % 10
+    few, held_out = data.cut(labels, 10, 203, each=5)
+    assert np.bincount(labels[few]).tolist() == [5] * 10
+    assert not set(few) & set(held_out)
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        (("dgo",), "classes: unknown 'dgo'; did you mean 'dog'.* number from 0 to 9"),
+        ((0, 10), "classes: unknown 10"),
+        ((-1, 2), "classes: unknown -1"),
+        ((3, "cat"), "classes must be all distinct; got 'cat' twice"),
+    ],
+)
+def test_classes_that_are_not_there_are_refused(classes, said):
+    with pytest.raises(ValueError, match=said):
+        data.load("sample", classes=classes, validation=100)
+
+
+@pytest.mark.parametrize("each", [0, 191])
+def test_more_images_of_a_class_than_there_are_are_refused(each):
+    with pytest.raises(
+        ValueError, match=f"images_per_class: expected 1 to 190.*{each}"
+    ):
+        data.load("sample", validation=100, images_per_class=each)
+
+
+def test_a_shift_is_of_all_parts_alike_and_of_no_label():
+    plain = data.load("sample", validation=100)
+    seen = data.load("sample", validation=100, shift="invert")
+    for part in ("train", "validation", "test"):
+        one, other = getattr(plain, part), getattr(seen, part)
+        assert np.array_equal(255 - one.images, other.images)
+        assert np.array_equal(one.labels, other.labels)
+    assert np.array_equal(plain.mean, seen.mean)
+
+
+def test_noise_belongs_to_an_image_in_whichever_part_it_is():
+    fields = {"validation": 400, "shift": "noise"}
+    whole = data.load("sample", **fields)
+    few = data.load(
+        "sample", classes=(4, 1), images_per_class=5, **fields | {"validation": 80}
+    )
+    known = {image.tobytes() for image in whole.train.images}
+    assert {image.tobytes() for image in few.train.images} < known
+
+
 # Labels that are wrong.
 
 

@@ -15,7 +15,7 @@ from experiments.config.choices import MODELS, norms
 from experiments.models import make
 from experiments.models.densenet import DenseNet, Transition
 from experiments.models.parts import Parts, max_halve
-from experiments.models.residual import Block, PreBlock
+from experiments.models.residual import Block, PlainBlock, PreBlock
 
 IMAGES = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
 DEEP = {"resnet56", "resnet110", "densenet76"}  # a second or more to build
@@ -91,7 +91,8 @@ LAYERS = {
     **{f"vgg{n}": (n, n - 1) for n in (5, 8, 11, 13, 16, 19)},
     "layca-cnn1": (4 * 6 + 1, 24),
     "layca-cnn2": (13 + 2, 14),
-    **{f"resnet{n}": (n + 2, n - 1) for n in (20, 56, 110)},  # and two projections
+    **{f"resnet{n}": (n + 2, n - 1) for n in (8, 20, 56, 110)},  # and two projections
+    "plain8": (8, 7),
     "resnet18": (18 + 3, 17),
     "wrn16-4": (16 + 1, 16 - 3),  # the name counts three projections, and no head
     "wrn28-10": (28 + 1, 28 - 3),
@@ -237,6 +238,16 @@ PARAMETERS = {
     + kernels(1, 256, 10),
     "layca-cnn2": kernels(3, 3, *[64] * 2, *[128] * 2, *[256] * 3, *[512] * 6)
     + kernels(1, 512, 512, 10),
+    # Each convolution with a scale and a bias for its channels, and the head.
+    "plain8": (432 + 32)
+    + 2 * (2_304 + 32)
+    + (4_608 + 64)
+    + (9_216 + 64)
+    + (18_432 + 128)
+    + (36_864 + 128)
+    + 650,
+    # Beside these two projections, with theirs.
+    "resnet8": 75_290 + (512 + 64) + (2_048 + 128),
     # Published for shortcuts without parameters, and here two projections with norms
     # (16·32 + 64 and 32·64 + 128). The paper: .27, .85 and 1.7 million.
     "resnet20": 269_722 + 2_752,
@@ -292,12 +303,32 @@ def equations(jaxpr, *primitives):
                 yield from equations(inner, *primitives)
 
 
+def test_the_plain_twin_has_the_parameters_of_its_residual_net_but_projections():
+    def shapes(name):
+        leaves = jax.tree.leaves_with_path(abstract(name)[1:])
+        return {path_of(keys): leaf.shape for keys, leaf in leaves}
+
+    residual, plain = shapes("resnet8"), shapes("plain8")
+    projections = {path for path in residual if "shortcut" in path or "norm3" in path}
+    assert {path.split("/")[2] for path in projections} == {"1", "2"}  # of the blocks
+    assert plain == {p: s for p, s in residual.items() if p not in projections}
+
+
+def test_a_plain_block_has_no_way_around_its_convolutions():
+    parts = Parts(nnx.Rngs(0), jnp.float32, "none")
+    x = jnp.asarray(np.random.default_rng(0).uniform(size=(2, 4, 4, 8)), jnp.float32)
+    block = PlainBlock(8, 8, 1, parts)
+    block.second.kernel[...] = jnp.zeros_like(block.second.kernel[...])
+    assert (jax.jit(lambda x: block(x))(x) == 0).all()
+
+
 @pytest.mark.parametrize(
     ("name", "norm"),
     [
         # One of each class; the others differ in depth and width.
         *[("cnn-shallow", "own"), ("vgg5", "own"), ("layca-cnn1", "own")],
         *[("layca-cnn2", "own"), ("resnet20", "own"), ("resnet18", "own")],
+        ("plain8", "own"),
         *[("wrn16-4", "own"), slow("densenet76", "own"), ("vit", "own")],
         *[("transformer-rows", "own"), ("lstm-rows", "own")],
         *[("cnn-shallow", "group"), ("resnet20", "group"), ("resnet20", "none")],
@@ -347,6 +378,7 @@ def test_what_runs_from_block_to_block_has_the_type_of_the_arithmetic(name, norm
         ("vgg16", {32: 2, 16: 2, 8: 3, 4: 3, 2: 3}),
         ("layca-cnn1", {32: 6, 16: 6, 8: 6, 4: 6}),
         ("layca-cnn2", {32: 2, 16: 2, 8: 3, 4: 3, 2: 3, 1: 1}),
+        ("plain8", {32: 3, 16: 2, 8: 2}),
         ("resnet20", {32: 7, 16: 7, 8: 7}),
         ("resnet18", {32: 5, 16: 5, 8: 5, 4: 5}),
         ("wrn16-4", {32: 6, 16: 5, 8: 5}),
@@ -531,6 +563,8 @@ COMPILED_SLOWLY = [
         "vgg19",
         "layca-cnn1",
         "layca-cnn2",
+        "resnet8",
+        "plain8",
         "resnet20",
         "resnet18",
         "wrn16-4",

@@ -121,6 +121,15 @@ def test_a_control_anneals_more_like_its_policy_than_any_other_schedule(name, de
         ("unfreeze-top-first", [0, 0, 0, 0, 1], [1] * 5, [1] * 5),
         ("unfreeze-bottom-first", [1, 0, 0, 0, 0], [1] * 5, [1] * 5),
         ("rotation-alpha", *([[0.4 ** (5 * i / 4) for i in range(5)]] * 3)),
+        ("from-scratch", [1] * 5, [1] * 5, [1] * 5),
+        ("head-only", *([[0, 0, 0, 0, 1]] * 3)),
+        ("head-first", [0, 0, 0, 0, 1], [1] * 5, [1] * 5),
+        ("ulmfit-rates", *([[2.6 ** (i - 4) for i in range(5)]] * 3)),
+        ("block-decay", *([[0.75 ** (4 - i) for i in range(5)]] * 3)),
+        ("uniform-slanted", [1] * 5, [1] * 5, [1] * 5),
+        ("ulmfit", [0] * 4 + [1], *([[2.6 ** (i - 4) for i in range(5)]] * 2)),
+        ("slow-body", *([[0.1, 0.1, 0.1, 0.1, 1]] * 3)),
+        ("first-block", *([[1, 1, 0, 0, 0]] * 3)),
     ],
 )
 def test_multipliers_at_the_start_half_way_and_at_the_end(name, first, middle, last):
@@ -208,6 +217,11 @@ OWN = {
     "freezeout": {"t0": 0.8, "power": 3.0},
     "rotation-alpha": {"alpha": -0.6},
     "layca-alpha": {"alpha": -0.6},
+    "head-first": {"duration": 0.3},
+    "ulmfit-rates": {"factor": 2.6},
+    "block-decay": {"decay": 0.75},
+    "ulmfit": {"factor": 2.6, "duration": 0.4},
+    "slow-body": {"body": 0.1},
 }
 
 

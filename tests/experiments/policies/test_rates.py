@@ -54,6 +54,17 @@ def test_sgdr_restarts_twice_in_cycles_of_doubled_length():
     np.testing.assert_allclose(values[[50, 200, 500]], 0.05, rtol=1e-5)
 
 
+def test_slanted_is_the_triangle_of_ulmfit():
+    total, cut, ratio = 1000, 100, 32
+
+    def written_out(t):
+        p = t / cut if t < cut else 1 - (t - cut) / (cut * (1 / 0.1 - 1))
+        return 0.1 * (1 + p * (ratio - 1)) / ratio
+
+    expected = [written_out(t) for t in range(total)]
+    np.testing.assert_allclose(rates("slanted", total=total), expected, rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", typing.get_args(Schedule))
 @pytest.mark.parametrize("total", [1, 2, 3, 7, 50])
 def test_rates_of_the_shortest_runs_are_finite_and_never_above_the_peak(name, total):

@@ -261,6 +261,39 @@ def test_frozen_layers_and_their_statistics_stand_still(images):
     assert min(counted.values()) >= 2
 
 
+@pytest.mark.parametrize("frozen", [(), (0, 2)])
+def test_frozen_statistics_are_used_in_training_and_never_updated(images, frozen):
+    config = dataclasses.replace(
+        CONFIG, norm="batch", norm_statistics="frozen", ema=0.5
+    )
+    program = programs.Program(config, dataset())
+    state = program.initial(jax.random.key(0))
+    statistics = jax.tree.map(lambda leaf: leaf + 0.5, state.statistics)
+    average = (state.params, jax.tree.map(jnp.copy, statistics))
+    before = state._replace(statistics=statistics, average=average)
+    tables = tables_of(program)
+    after = step_of(program, frozen)(before, images, tables)
+    for kept in (after.statistics, after.average[1]):
+        for path, value in flat(kept).items():
+            assert (value == flat(statistics)[path]).all(), path
+    old, new = flat(before.params), flat(after.params)
+    moved = {path.split("/")[0] for path in old if (old[path] != new[path]).any()}
+    assert ("conv1" in moved, "norm1" in moved) == (not frozen, not frozen)
+    assert {"conv2", "norm2", "head"} <= moved
+    # An image has one loss, whatever the others of its batch are: that of evaluation.
+    few = programs.Images(images.images[:8], images.labels[:8])
+    total, _, count = jax.jit(program.score)(before.params, statistics, few)
+    loss = jax.jit(program.training_loss)(before.params, statistics, few)
+    np.testing.assert_allclose(loss, total / count, rtol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["none", "group"])
+def test_statistics_that_are_not_there_are_not_frozen(norm):
+    config = dataclasses.replace(CONFIG, norm=norm, norm_statistics="frozen")
+    with pytest.raises(ValueError, match="norm_statistics must be running for a mod"):
+        programs.Program(config, dataset())
+
+
 def flat(tree):
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): np.array(leaf)
