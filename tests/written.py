@@ -28,7 +28,7 @@ CONFIG = {
     "model": "cnn-shallow",
     "data": "sample",
     "seeds": [0],
-    "marks": [0.3],
+    "thresholds": [0.3],
     "layers": {"names": ["conv1", "head"], "level": [0, 1], "members": {}},
     "policies": {
         "uniform": {

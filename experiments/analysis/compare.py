@@ -82,11 +82,11 @@ class Answer:
 
 
 @dataclasses.dataclass(frozen=True)
-class Mark:
-    """What it took until the validation accuracy first stood at or above a mark.
+class Threshold:
+    """What it took until the validation accuracy first stood at or above a threshold.
 
     Attributes:
-        mark: the accuracy, in [0, 1].
+        threshold: the accuracy, in [0, 1].
         n: all runs.
         reached: how many of them came to it, be it before they diverged.
         steps: median of the optimizer steps.
@@ -94,7 +94,7 @@ class Mark:
         seconds: median of the training time.
     """
 
-    mark: float
+    threshold: float
     n: int
     reached: int
     steps: Time
@@ -114,7 +114,7 @@ class Row:
         interrupted: how many have not ended.
         broken_pairs: seeds under which this policy or its control diverged.
         answers: by the names of `QUESTIONS`.
-        marks: one for each accuracy mark.
+        thresholds: one for each accuracy threshold.
         seconds: mean training time of the finished runs; None without any.
     """
 
@@ -125,7 +125,7 @@ class Row:
     interrupted: int
     broken_pairs: int
     answers: Mapping[str, Answer]
-    marks: tuple[Mark, ...]
+    thresholds: tuple[Threshold, ...]
     seconds: float | None
 
 
@@ -173,13 +173,13 @@ def by_policy(runs: Iterable[Run]) -> dict[str, list[Run]]:
 
 
 def rows(
-    runs: Iterable[Run], marks: Sequence[float], controls: Mapping[str, str]
+    runs: Iterable[Run], thresholds: Sequence[float], controls: Mapping[str, str]
 ) -> list[Row]:
     """One row a policy, in the order in which they began.
 
     Args:
         runs: of one study.
-        marks: validation accuracies in [0, 1].
+        thresholds: validation accuracies in [0, 1].
         controls: policy → the policy it is compared with; itself for the baseline.
     """
     groups = by_policy(runs)
@@ -193,20 +193,20 @@ def rows(
             group,
             groups.get(controls[policy], []),
             {name: of[policy] for name, of in answers.items()},
-            marks,
+            thresholds,
         )
         for policy, group in groups.items()
     ]
 
 
-def time_to(runs: Sequence[Run], mark: float) -> Mark:
+def time_to(runs: Sequence[Run], threshold: float) -> Threshold:
     """When half of the runs had first reached a validation accuracy.
 
     A run that finished without it counts as slower than those that reached it, one that
     diverged before as never; one that has not ended was watched for so long.
     """
     firsts = [
-        next((event for event in run.validation if _at_least(event, mark)), None)
+        next((event for event in run.validation if _at_least(event, threshold)), None)
         for run in runs
     ]
     without = [run for run, first in zip(runs, firsts, strict=True) if first is None]
@@ -224,7 +224,7 @@ def time_to(runs: Sequence[Run], mark: float) -> Mark:
         )
 
     units = median("step"), median("images"), median("seconds")
-    return Mark(mark, len(runs), len(reached), *units)
+    return Threshold(threshold, len(runs), len(reached), *units)
 
 
 def _run(policy: str, seed: int, events: Sequence[Mapping[str, Any]]) -> Run:
@@ -250,7 +250,7 @@ def _row(
     runs: Sequence[Run],
     controls: Sequence[Run],
     answers: Mapping[str, Answer],
-    marks: Sequence[float],
+    thresholds: Sequence[float],
 ) -> Row:
     finished = [run.seconds for run in runs if run.status == "finished"]
     return Row(
@@ -261,7 +261,7 @@ def _row(
         interrupted=sum(run.status == "interrupted" for run in runs),
         broken_pairs=len(_diverged(runs) | _diverged(controls)),
         answers=answers,
-        marks=tuple(time_to(runs, mark) for mark in marks),
+        thresholds=tuple(time_to(runs, threshold) for threshold in thresholds),
         seconds=statistics.fmean(finished) if finished else None,
     )
 
@@ -302,5 +302,5 @@ def _diverged(runs: Iterable[Run]) -> set[int]:
     return {run.seed for run in runs if run.status == "diverged"}
 
 
-def _at_least(event: Mapping[str, Any], mark: float) -> bool:
-    return event["accuracy"] is not None and event["accuracy"] >= mark
+def _at_least(event: Mapping[str, Any], threshold: float) -> bool:
+    return event["accuracy"] is not None and event["accuracy"] >= threshold

@@ -185,8 +185,8 @@ def summary(
 ) -> dict[str, Any]:
     """summary.json: all that the tables show, and why it is no evidence if it is none.
 
-    The "value" of a time to a mark, if "censored", is what the median lies above, and
-    null where that is infinite.
+    The "value" of a time to a threshold, if "censored", is what the median lies above,
+    and null where that is infinite.
 
     Args:
         rows: one a policy.

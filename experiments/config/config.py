@@ -158,7 +158,7 @@ class Config:
     measurements: Annotated[int, Field(ge=0)] = 0
     """Times in a run that gradients, updates and rotation of every layer are measured,
     evenly spread from the first step on; 0 for never."""
-    marks: Annotated[
+    thresholds: Annotated[
         tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1), *Several
     ] = (0.3, 0.35, 0.4, 0.45)
     """Validation accuracies; reported is the step at which a run first reaches each."""
@@ -333,7 +333,7 @@ _SHALLOW = Config(
     validation=5_000,
     evaluations=32,
     measurements=20,
-    marks=(0.5, 0.6, 0.65, 0.7, 0.75),
+    thresholds=(0.5, 0.6, 0.65, 0.7, 0.75),
 )
 PRESETS = {
     "demo": Config(epochs=12, measurements=20),
@@ -355,7 +355,7 @@ PRESETS = {
         crop_padding=4,
         evaluations=90,
         measurements=60,
-        marks=(0.7, 0.8, 0.85, 0.9),
+        thresholds=(0.7, 0.8, 0.85, 0.9),
     ),
     "cifar10-transfer": Config(
         name="cifar10-transfer",
@@ -374,7 +374,7 @@ PRESETS = {
         images_per_class=100,
         crop_padding=4,
         evaluations=10,
-        marks=(0.5, 0.6, 0.7, 0.8),
+        thresholds=(0.5, 0.6, 0.7, 0.8),
     ),
 }
 """`demo` needs two CPU cores and no download; `cifar10-shallow` and `cifar10-measured`

@@ -42,7 +42,7 @@ LAYERWISE = {
 }
 """By kind of event, its fields that hold one number or row for each layer."""
 SCHEMA = Path(__file__).with_name("records.schema.json")
-RENAMED = {"source": "data"}
+RENAMED = {"source": "data", "marks": "thresholds"}
 """Fields of config.json that older versions called otherwise: their names today."""
 
 

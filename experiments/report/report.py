@@ -61,7 +61,7 @@ class Study:
         config = self.records.config
         about = config["policies"].items()
         controls = {policy: words["control"] for policy, words in about}
-        return compare.rows(self.runs, config["marks"], controls)
+        return compare.rows(self.runs, config["thresholds"], controls)
 
     @functools.cached_property
     def caveats(self) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..analysis import savings as analysis
 from ..analysis import verdicts
-from ..analysis.compare import BASELINE, QUESTIONS, Answer, Mark, Row
+from ..analysis.compare import BASELINE, QUESTIONS, Answer, Row, Threshold
 from ..analysis.savings import Saving
 
 RESULTS = (
@@ -87,7 +87,9 @@ def tables(
         rows: one a policy.
         demonstration: whether there are caveats, so that no verdict is given.
     """
-    marks = tuple(f"steps to {100 * mark:g} %" for mark in config["marks"])
+    thresholds = tuple(
+        f"steps to {100 * threshold:g} %" for threshold in config["thresholds"]
+    )
     about = config["policies"]
     found = [
         (
@@ -102,7 +104,7 @@ def tables(
     ]
     return [
         Table("Results", RESULTS, tuple(map(_result, rows)), _notes("results")),
-        Table("Speed", SPEED + marks, tuple(map(_speed, rows)), _notes("speed")),
+        Table("Speed", SPEED + thresholds, tuple(map(_speed, rows)), _notes("speed")),
         Table(
             "Expected and found",
             FOUND,
@@ -182,13 +184,17 @@ def compared(row: Row, answer: Answer) -> tuple[str, str, str]:
     return mean, interval, "< 0.001" if p == "0.000" else p
 
 
-def taken(mark: Mark) -> str:
-    """The median steps to a mark, and how many came there if not all."""
-    if mark.steps.value == math.inf:
+def taken(threshold: Threshold) -> str:
+    """The median steps to a threshold, and how many came there if not all."""
+    if threshold.steps.value == math.inf:
         text = "never"
     else:
-        text = f"{'> ' * mark.steps.censored}{mark.steps.value:,.0f}"
-    return text if mark.reached == mark.n else f"{text} ({mark.reached}/{mark.n})"
+        text = f"{'> ' * threshold.steps.censored}{threshold.steps.value:,.0f}"
+    return (
+        text
+        if threshold.reached == threshold.n
+        else f"{text} ({threshold.reached}/{threshold.n})"
+    )
 
 
 def _notes(table: str) -> tuple[str, ...]:
@@ -214,9 +220,9 @@ def _result(row: Row) -> tuple[str, ...]:
 
 
 def _speed(row: Row) -> tuple[str, ...]:
-    """Under `SPEED`, and the marks."""
+    """Under `SPEED`, and the thresholds."""
     area = compared(row, row.answers["speed"])
-    return row.policy, _control(row), *area, *map(taken, row.marks)
+    return row.policy, _control(row), *area, *map(taken, row.thresholds)
 
 
 def _found(

@@ -164,10 +164,12 @@ def _numbers(study: str, row: Mapping[str, Any]) -> dict[str, Any]:
             **{field: answer[field] for field in ("expected", "verdict")},
         }
         found |= {f"{question}_{field}": value for field, value in numbers.items()}
-    for mark in row["marks"]:
-        name = f"to_{100 * mark['mark']:g}_percent"
+    for threshold in row["thresholds"]:
+        name = f"to_{100 * threshold['threshold']:g}_percent"
         for unit in ("steps", "images", "seconds"):
-            found[f"{unit}_{name}"] = mark[unit]["value"]
-            found[f"{unit}_{name}_censored"] = mark[unit]["censored"]
-        found[f"reached_{100 * mark['mark']:g}_percent"] = mark["reached"]
+            found[f"{unit}_{name}"] = threshold[unit]["value"]
+            found[f"{unit}_{name}_censored"] = threshold[unit]["censored"]
+        found[f"reached_{100 * threshold['threshold']:g}_percent"] = threshold[
+            "reached"
+        ]
     return found

@@ -34,7 +34,7 @@ from . import results as tune_results
 from .search import Search
 from .trials import PolicySearch
 
-ELSEWHERE = {*run_directory.MANNERS, "policies", "seeds", "marks"}
+ELSEWHERE = {*run_directory.MANNERS, "policies", "seeds", "thresholds"}
 """Fields that change nothing in what a trial of one policy finds out."""
 
 

@@ -53,10 +53,14 @@ def test_study_alone_runs_the_demo(studied):
 
 def test_fields_change_the_demo_and_presets(studied):
     command.main(["study", "--epochs", "2", "--policies", "uniform", "late-first"])
-    command.main(["study", "cifar10-shallow", "--no-flip", "--marks", "0.5"])
+    command.main(["study", "cifar10-shallow", "--no-flip", "--thresholds", "0.5"])
     demo, shallow = (seen[0] for seen in studied)
     assert (demo.epochs, demo.policies) == (2, ("uniform", "late-first"))
-    assert (shallow.data, shallow.flip, shallow.marks) == ("cifar10", False, (0.5,))
+    assert (shallow.data, shallow.flip, shallow.thresholds) == (
+        "cifar10",
+        False,
+        (0.5,),
+    )
 
 
 def test_classes_are_given_by_name_or_number(studied):

@@ -25,7 +25,9 @@ class State(NamedTuple):
 
 
 LAYERS = Layers(("conv", "head"), np.arange(2), {"conv/w": 0, "head/w": 1})
-CONFIG = Config(policies=("uniform", "early-first"), seeds=2, epochs=1, marks=(0.3,))
+CONFIG = Config(
+    policies=("uniform", "early-first"), seeds=2, epochs=1, thresholds=(0.3,)
+)
 COMMAND = ["python", "-m", "experiments", "study"]
 
 

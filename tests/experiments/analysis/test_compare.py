@@ -50,8 +50,8 @@ def run(policy, seed, accuracies, *ending, **fields):
     return found
 
 
-def table(events, marks=(0.4,)):
-    rows = compare.rows(compare.runs(events), marks, CONTROLS)
+def table(events, thresholds=(0.4,)):
+    rows = compare.rows(compare.runs(events), thresholds, CONTROLS)
     return {row.policy: row for row in rows}
 
 
@@ -190,8 +190,8 @@ def test_a_policy_that_does_as_its_control_does_not_differ():
 
 def test_a_mark_is_reached_at_the_first_evaluation_at_or_above_it():
     found = compare.time_to([run("a", 0, {10: 0.39, 20: 0.4, 30: 0.35, 40: 0.5})], 0.4)
-    assert found == compare.Mark(
-        mark=0.4,
+    assert found == compare.Threshold(
+        threshold=0.4,
         n=1,
         reached=1,
         steps=Time(20, False),

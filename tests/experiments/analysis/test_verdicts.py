@@ -1,7 +1,7 @@
 import pytest
 
 from experiments.analysis import compare, verdicts
-from experiments.analysis.compare import Answer, Mark, Row
+from experiments.analysis.compare import Answer, Row, Threshold
 from experiments.analysis.significance import Difference, Time
 from experiments.records import records
 
@@ -30,7 +30,7 @@ def row(difference=None, policy="a", n=5, speed=None, **changes):
             "accuracy": Answer(values, difference),
             "speed": Answer(values, speed),
         },
-        "marks": (),
+        "thresholds": (),
         "seconds": 1.0,
     }
     return Row(**(told | changes))
@@ -175,8 +175,8 @@ def test_there_is_nothing_to_say_on_the_baseline(demonstration):
 
 def test_the_summary_is_strict_json_and_holds_all_of_both_questions():
     never = Time(float("inf"), True)
-    mark = Mark(0.4, 5, 2, Time(100, True), Time(3200, True), never)
-    told = [row(policy="uniform"), row(HIGHER, speed=FEW, marks=(mark,))]
+    threshold = Threshold(0.4, 5, 2, Time(100, True), Time(3200, True), never)
+    told = [row(policy="uniform"), row(HIGHER, speed=FEW, thresholds=(threshold,))]
     summary = records.plain(verdicts.summary(told, [], {"uniform": {}, "a": {}}, {}))
     assert summary["tuning"].startswith("No learning rate was tuned")
     assert summary["questions"] == {
@@ -201,8 +201,8 @@ def test_the_summary_is_strict_json_and_holds_all_of_both_questions():
         "verdict": "higher",
     }
     assert other["answers"]["speed"]["verdict"] == "none"
-    assert other["marks"][0]["steps"] == {"value": 100, "censored": True}
-    assert other["marks"][0]["seconds"] == {"value": None, "censored": True}
+    assert other["thresholds"][0]["steps"] == {"value": 100, "censored": True}
+    assert other["thresholds"][0]["seconds"] == {"value": None, "censored": True}
 
 
 def test_the_summary_of_a_demonstration_says_so_and_why():

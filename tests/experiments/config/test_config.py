@@ -107,7 +107,7 @@ def test_evaluations_come_about_as_often_as_asked_for():
         ({"rate": float("nan")}, "rate must be a finite number; got nan"),
         ({"batch_size": 1601}, "batch_size must be between 1 and the 1600"),
         ({"flip": 1}, "flip must be true or false; got 1"),
-        ({"marks": (0.5, 70.0)}, "marks must be below 1; got 70"),
+        ({"thresholds": (0.5, 70.0)}, "thresholds must be below 1; got 70"),
         ({"stack": "many"}, "stack must be a whole number or 'auto'; got many"),
         ({"stack": 2, "distributed": True}, "stack must be 1 where several processes"),
         ({"devices": 2, "distributed": True}, "devices must be all, or left out, wher"),

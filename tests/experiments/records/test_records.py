@@ -155,7 +155,7 @@ def test_a_line_that_is_no_event_of_the_run_is_refused(folder, line, message):
     ("file", "change", "message"),
     [
         ("config.json", {"seeds": "two"}, "'seeds': 'two' is not valid under any"),
-        ("config.json", {"marks": [None]}, "'marks', 0: None is not of type"),
+        ("config.json", {"thresholds": [None]}, "'thresholds', 0: None is not of type"),
         ("config.json", {"policies": ["uniform"]}, "'policies': .* type 'object'"),
         ("config.json", {"policies": {"uniform": {}}}, "'uniform': 'summary' is a req"),
         ("config.json", {"layers": {}}, "'layers': 'names' is a required property"),

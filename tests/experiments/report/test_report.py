@@ -72,7 +72,7 @@ def study(folder, runs, policies=POLICIES, seeds=2, **changes):
         "model": "cnn-shallow",
         "data": "sample",
         "seeds": list(range(seeds)),
-        "marks": [0.3, 0.9],
+        "thresholds": [0.3, 0.9],
         "archive": None,
         "layers": {"names": NAMES, "level": [0, 1, 2], "members": {}},
         "policies": {
@@ -428,8 +428,8 @@ def test_p_is_told_to_three_decimals(p, text, built):
     ],
 )
 def test_times_say_whether_they_are_bounds(steps, text):
-    mark = compare.Mark(0.5, 3, 3, steps, Time(1, False), Time(7.25, False))
-    assert tables.taken(mark) == text
+    threshold = compare.Threshold(0.5, 3, 3, steps, Time(1, False), Time(7.25, False))
+    assert tables.taken(threshold) == text
 
 
 def shown(recorded, width):

@@ -408,7 +408,7 @@ def test_other_data_are_refused(tmp_path):
 
 def test_what_a_search_does_not_depend_on_may_change(tmp_path):
     run(searched(tmp_path, 2))
-    asked = searched(tmp_path, 3, seeds=5, marks=(0.9,), logger="tensorboard")
+    asked = searched(tmp_path, 3, seeds=5, thresholds=(0.9,), logger="tensorboard")
     assert len(run(asked)[1]) == 2
 
 
