@@ -11,6 +11,7 @@ import optax_llr
 from experiments.config.choices import MEASURED, POLICY_NAMES, Schedule
 from experiments.config.config import PRESETS, Config
 from experiments.policies.catalogue import POLICIES, whole_steps
+from experiments.policies.catalogue.entry import ENTERED
 from experiments.policies.chosen import configured, with_controls
 from experiments.policies.optimizers import scheduled
 from experiments.policies.rates import global_rate
@@ -32,6 +33,7 @@ def multipliers(name, steps, layers=LAYERS, total=TOTAL):
 
 
 def test_the_names_are_those_that_a_configuration_may_name():
+    assert ENTERED.keys() == set(POLICY_NAMES)
     assert tuple(POLICIES) == POLICY_NAMES
     assert all(policy.name == name for name, policy in POLICIES.items())
 
