@@ -55,7 +55,14 @@ def close(one, other):
     )
 
 
-@every_example
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=[pytest.mark.slow] * (path.stem == "fine_tuning"))
+        for path in EXAMPLES
+    ],
+    ids=lambda path: path.stem,
+)
 def test_an_example_prints_what_it_says(path, capsys):
     runpy.run_path(str(path), run_name="__main__")
     assert differences(promised(docstring(path)), capsys.readouterr().out) == []

@@ -513,7 +513,7 @@ def test_cascade_peaks_at_epochs_10_15_20():
 
 
 @given(data=st.data(), length=st.integers(1, 8), total=st.integers(1, 90))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_cascade_is_a_one_cycle_in_each_layer(data, length, total):
     first = data.draw(st.integers(0, total - 1))
     last = data.draw(st.integers(0, total - 1))

@@ -638,7 +638,10 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("model", "run", "name", "shortest"), CASES)
+@pytest.mark.parametrize(
+    ("model", "run", "name", "shortest"),
+    [*CASES[:4], *(pytest.param(*case, marks=pytest.mark.slow) for case in CASES[4:])],
+)
 def test_whole_runs_are_those_of_layers_that_wait(model, run, name, shortest):
     (params, layers), multipliers = MLPS[model], RUNS[run]
     inner, make, decay = OPTIMIZERS[name]
