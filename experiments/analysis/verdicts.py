@@ -127,7 +127,7 @@ def _reach(rows: Sequence[Row], question: str) -> str:
     ends = dict.fromkeys([order[0], order[-1]])
     told = [f"{points(found[policy].mean)} points ({policy})" for policy in ends]
     measure = QUESTIONS[question].measure.capitalize()
-    return f"{measure}: {' to '.join(told)} against the baseline."
+    return f"{measure}: {' to '.join(told)}, each against its own baseline."
 
 
 def _sides(rows: Sequence[Row], question: str) -> str:

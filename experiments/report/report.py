@@ -131,6 +131,20 @@ class Study:
         )
 
     @property
+    def intervals(self) -> bool:
+        """Whether any difference has one."""
+        found = (row.answers["accuracy"].difference for row in self.rows)
+        return any(difference and difference.interval for difference in found)
+
+    @property
+    def shown(self) -> Table:
+        """The results but for what nothing can be said of."""
+        empty = {"95 % interval", "p (Holm)"} if not self.intervals else set[str]()
+        disturbed = set[str]() if self.undisturbed else {"seconds"}
+        whole = self.tables[0]
+        return whole.only([n for n in whole.headings if n not in empty | disturbed])
+
+    @property
     def result(self) -> str:
         """What came out."""
         return verdicts.result(self.rows, bool(self.caveats))

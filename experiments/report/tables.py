@@ -11,10 +11,10 @@ from ..analysis.compare import BASELINE, QUESTIONS, Answer, Row, Threshold
 from ..analysis.savings import Saving
 
 RESULTS = (
-    *("policy", "baseline", "seeds", "test accuracy, %", "difference"),
+    *("policy", "baseline", "seeds", "test accuracy, %", "difference, points"),
     *("95 % interval", "p (Holm)", "learning-curve area, %", "seconds"),
 )
-SHORT = ("policy", "test accuracy, %", "difference", "95 % interval", "seconds")
+SHORT = ("policy", "test accuracy, %", "difference, points", "95 % interval", "seconds")
 SPEED = ("policy", "baseline", "difference in area", "95 % interval", "p (Holm)")
 FOUND = ("policy", "expectation", "test accuracy", "learning-curve area")
 NOTES = {
@@ -22,9 +22,10 @@ NOTES = {
         "Test accuracy: of the weights after the last step, so that no epoch is chosen "
         "by the test set; mean ± standard deviation over the seeds that finished.",
         "Learning-curve area: the area under validation accuracy over steps, from the "
-        "first evaluation to the last step, divided by its width. It grows with how "
-        "soon a policy learns and with how far it comes.",
-        "Seconds: mean training time of a run, without compilation and evaluation.",
+        "first evaluation to the last step, divided by its width. It is the measure of "
+        "speed: it grows with how soon a policy learns, and with how far it comes.",
+        "Seconds: mean training time of a run, without compilation and evaluation; "
+        "left out where other work may have run on the machine.",
     ),
     "paired": (
         "Difference: to the baseline under the same seed, in points; mean over the "

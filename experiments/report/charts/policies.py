@@ -66,7 +66,8 @@ def differences(
         alt.Tooltip("low:Q", title="95 % interval from"),
         alt.Tooltip("high:Q", title="to"),
     ]
-    x = alt.X("seeds:Q", title=f"difference in {measure}, points")
+    title = f"difference in {measure}, points"
+    x = alt.X("seeds:Q", title=title, scale=alt.Scale(padding=8))
     seed = alt.Tooltip("seeds:Q", title="one seed, points")
     zero = alt.Chart(data([{"x": 0}])).mark_rule(color=INK).encode(x="x:Q")
     rings = base.transform_flatten(["seeds"]).mark_point(

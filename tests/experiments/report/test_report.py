@@ -187,8 +187,9 @@ def lines(recorded, title):
 def test_the_page_says_that_it_is_a_demonstration_once_and_holds_every_table(built):
     assert page(built).count("A demonstration, not evidence") == 1
     parsed = Page(page(built))
-    for table in tables_of(built):
-        assert all(note in parsed.texts for note in table.notes)
+    told = report.Study(built)
+    assert all(note in parsed.texts for t in told.tables for note in t.notes)
+    for table in (told.shown, *told.tables[1:]):
         assert (table.headings, *table.lines) in parsed.tables
     found = lines(built, "Expected and found")
     assert all("found" not in cell for line in found.values() for cell in line)
@@ -219,6 +220,12 @@ def test_enough_seeds_on_the_whole_set_bring_verdicts_on_each_question(tmp_path)
     assert lines(recorded, "Expected and found")["early-first"][1:] == [
         *("expected: open\nfound: higher", "expected: open\nfound: undecided")
     ]
+
+
+def test_the_page_leaves_out_columns_of_which_nothing_can_be_said(tmp_path, built):
+    intervals = {"95 % interval", "p (Holm)"}
+    assert not intervals & {*report.Study(built).shown.headings}
+    assert intervals <= {*report.Study(five_seeds(tmp_path)).shown.headings}
 
 
 def test_the_page_begins_with_what_came_out(tmp_path):
@@ -316,6 +323,7 @@ def test_seconds_are_drawn_only_where_the_machine_did_nothing_else(load, tmp_pat
     recorded = study(tmp_path, [events("uniform", 0)], ("uniform",))
     told = report.Study(dataclasses.replace(recorded, sessions=(session,)))
     curves = told.figures(legend=False).curves
+    assert ("seconds" in told.shown.headings) == (load == 0.1)
     assert ("validation accuracy by training" in curves) == (load == 0.1)
 
 
@@ -470,7 +478,13 @@ def test_a_terminal_of_80_columns_shows_a_study_in_ten_lines(tmp_path):
     assert len(table) + 2 == 10
     assert max(map(len, table)) <= 80
     assert [re.split(r"\s{2,}", line.strip()) for line in table] == [
-        ["policy", "test accuracy, %", "difference", "95 % interval", "seconds"],
+        [
+            "policy",
+            "test accuracy, %",
+            "difference, points",
+            "95 % interval",
+            "seconds",
+        ],
         ["uniform", "31.0 ± 1.0", "baseline", "–", "0.6"],
         ["early-first", "32.1 ± 1.1", "+1.1", "+0.7 to +1.4", "0.6"],
         ["late-first", "33.1 ± 1.1", "+2.1", "+1.4 to +2.9", "0.6"],
