@@ -130,7 +130,7 @@ def undisturbed(tmp_path_factory):
 def test_two_processes_find_what_one_device_finds_and_one_records(undisturbed):
     folder = undisturbed / "demo"
     assert {p.name for p in folder.iterdir() if p.is_dir()} == {
-        *("uniform-0", "early-first-0", "plots", "files"),
+        *("uniform-0", "early-first-0", "files"),
     }
     (session,) = records.read_json(folder / "env.json", "environment")["sessions"]
     assert session["device"]["count"] == 8
