@@ -212,10 +212,15 @@ def read_config(path: Path, kind: str) -> tuple[dict[str, Any], list[str]]:
     unknown = {
         field: value for field, value in defaults().items() if field not in given
     }
-    return given | unknown, [
-        f"{field!r} is not in {str(path)!r}, which an older version wrote; taken as "
-        f"its default {json.dumps(value, ensure_ascii=False)}"
+    if not unknown:
+        return given, []
+    taken = ", ".join(
+        f"{field} {json.dumps(value, ensure_ascii=False)}"
         for field, value in unknown.items()
+    )
+    return given | unknown, [
+        f"{str(path)!r} is of an older version; what it does not say is taken as the "
+        f"default: {taken}"
     ]
 
 

@@ -233,7 +233,7 @@ def test_a_report_of_an_older_study_says_what_it_assumes(capsys, tmp_path):
     config = {k: v for k, v in written.CONFIG.items() if k != "cutout"}
     study = written.study(tmp_path, [written.TRAIN, written.END], config)
     assert command.main(["report", str(study)]) == 0
-    assert "taken as its default 0\n" in capsys.readouterr().err
+    assert "is taken as the default: cutout 0\n" in capsys.readouterr().err
 
 
 def test_report_builds_from_records_alone(capsys, tmp_path):

@@ -214,8 +214,8 @@ def test_a_field_that_an_older_version_did_not_know_is_its_default_and_said(fold
     read = records.read(folder)
     assert read.config["cutout"] == CONFIG["cutout"] == 0
     assert read.assumed == (
-        f"'cutout' is not in {str(path)!r}, which an older version wrote; taken as its "
-        "default 0",
+        f"{str(path)!r} is of an older version; what it does not say is taken as the "
+        "default: cutout 0",
     )
 
 
