@@ -141,6 +141,7 @@ def run(config: Config, dataset: Dataset, command: Sequence[str]) -> int:
         told = asked(config)
         for line in run_directory.check_begun(folder, told):
             say(line)
+        run_directory.check_data(folder, dataset.checksum)
         try:
             if all(records.has_ended(_folder(config, run)) for run in runs):
                 say(f"All {len(runs)} runs were done before.")
@@ -158,7 +159,10 @@ def run(config: Config, dataset: Dataset, command: Sequence[str]) -> int:
                     f"{config.name}: {own.label(config.model)} with "
                     f"{len(trainer.layers)} layers on {own.label(config.data)}, "
                     f"{len(config.policies)} policies × {len(config.run_seeds)} seeds, "
-                    f"{config.total_steps:,} steps each\nrecords: {folder}"
+                    f"{config.total_steps:,} steps each\n"
+                    f"images: {len(dataset.train.labels):,} to train on, "
+                    f"{len(dataset.validation.labels):,} for validation, "
+                    f"{len(dataset.test.labels):,} to test on\nrecords: {folder}"
                 )
                 if trainer.start:
                     say(trainer.start)

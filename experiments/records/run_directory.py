@@ -99,10 +99,23 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What is now asked for otherwise, field by field; it may be a part of all."""
     before = {**defaults(), **before}  # an older version did not know all fields
     return [
-        f"{field} is {_short(now[field])}, was {_short(before.get(field))}"
+        _changed(before[field], now[field])
+        if field == "files"
+        else f"{field} is {_short(now[field])}, was {_short(before.get(field))}"
         for field in now
         if now[field] != before.get(field)
     ]
+
+
+def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Which files of the user's are other ones."""
+    said = [
+        f"{name} {'is new' if name not in before else 'has changed'}"
+        for name in now
+        if now[name] != before.get(name)
+    ]
+    said += [f"{name} is left out" for name in before if name not in now]
+    return f"files: {', '.join(said)} (files/ in that folder holds those of before)"
 
 
 def otherwise(
@@ -140,6 +153,22 @@ def begin(folder: Path, asked: Mapping[str, Any]) -> None:
         write_json(folder / "config.json", asked)
 
 
+def check_data(folder: Path, checksum: str) -> list[dict[str, Any]]:
+    """The processes that worked on a study or a run before; none where it is new.
+
+    Raises:
+        ValueError: they had other data.
+    """
+    path = folder / "env.json"
+    before = read_json(path, "environment")["sessions"] if path.exists() else []
+    if before and before[0]["data_checksum"] != checksum:
+        raise ValueError(
+            f"{str(folder)!r} was begun with other data of the same name; give this "
+            "study another --name"
+        )
+    return before
+
+
 def add_session(folder: Path, session: Mapping[str, Any]) -> list[str]:
     """Writes down that a process begins a study or a run, or goes on with it.
 
@@ -149,13 +178,7 @@ def add_session(folder: Path, session: Mapping[str, Any]) -> list[str]:
     Raises:
         ValueError: the data are not those that it was begun with.
     """
-    path = folder / "env.json"
-    before = read_json(path, "environment")["sessions"] if path.exists() else []
-    if before and before[0]["data_checksum"] != session["data_checksum"]:
-        raise ValueError(
-            f"{str(folder)!r} was begun with other data of the same name; give this "
-            "study another --name"
-        )
+    path, before = folder / "env.json", check_data(folder, session["data_checksum"])
     write_json(path, {"sessions": [*before, session]})
     return [
         f"begun with {key} {_short(before[0][key])}, now {_short(plain(session[key]))}"

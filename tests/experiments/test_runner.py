@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import rich.console
 
 from experiments import asked, runner
 from experiments.analysis import compare
@@ -161,7 +162,9 @@ def test_a_study_goes_on_from_the_same_weights_wherever_they_are(tmp_path):
     assert begun["files"] == {"init_from": weights.hashes(first)["init_from"]}
     assert run(tmp_path, init_from=moved)[0] == 0
     for changed in (other, None):
-        with pytest.raises(ValueError, match="another configuration: files is"):
+        with pytest.raises(
+            ValueError, match="another configuration: files: init_from "
+        ):
             run(tmp_path, init_from=changed)
 
 
@@ -302,11 +305,19 @@ def test_a_policy_that_computes_otherwise_is_refused_also_where_all_is_done(
         run(tmp_path, make_trainer=lambda *_: pytest.fail("nothing to train"))
 
 
+def test_other_data_are_refused_also_where_all_is_done(tmp_path):
+    run(tmp_path)
+    other = dataclasses.replace(empty_dataset(), checksum="beef")
+    config = dataclasses.replace(CONFIG, out=tmp_path)
+    with pytest.raises(ValueError, match="was begun with other data"):
+        runner.run(config, other, COMMAND)
+
+
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_terminal_is_told_of_unusual_runs_and_a_file_of_every_run(
     tmp_path, capsys, monkeypatch, terminal
 ):
-    monkeypatch.setenv("TTY_COMPATIBLE", str(int(terminal)))
+    monkeypatch.setattr(rich.console.Console, "is_terminal", terminal)
     run(tmp_path, {("uniform", 0): "diverged", ("early-first", 0): "SIGTERM"})
     signals._asked = None
     run(tmp_path)

@@ -70,6 +70,18 @@ def test_another_configuration_is_refused_with_the_fields_that_differ(begun):
         run_directory.check_begun(begun, other)
 
 
+def test_a_file_that_has_changed_is_named_and_no_other(begun):
+    path, files = begun / "config.json", {"net.py": "aa", "rates.py": "bb"}
+    path.write_text(json.dumps(ASKED | {"files": files}))
+    now = {"net.py": "aa", "rates.py": "cc", "data.py": "dd"}
+    with pytest.raises(
+        ValueError, match=r"files: rates\.py has changed, data\.py is new"
+    ):
+        run_directory.check_begun(begun, ASKED | {"files": now})
+    with pytest.raises(ValueError, match=r"files: rates\.py is left out \("):
+        run_directory.check_begun(begun, ASKED | {"files": {"net.py": "aa"}})
+
+
 def test_a_field_that_an_older_version_did_not_know_was_its_default(begun):
     path, older = begun / "config.json", dict(ASKED)
     del older["cutout"]
