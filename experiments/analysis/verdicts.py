@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..config.checks import first_of
 from .compare import BASELINE, QUESTIONS, Row
 from .significance import CONFIDENCE, Difference
 
@@ -141,16 +142,15 @@ def _sides(rows: Sequence[Row], question: str) -> str:
             ends = " to ".join(map(points, found.interval or ()))
             text += f" ({points(found.mean)} against {row.control}, {ends})"
         sides[side if side in sides else "no clear difference"].append(text)
-    told = [f"{side} under {_some(names)}" for side, names in sides.items() if names]
+    told = [
+        f"{side} under {first_of(names, MOST_NAMED)}"
+        for side, names in sides.items()
+        if names
+    ]
     if not sides["higher"] + sides["lower"]:
         told = told and ["no clear difference under any policy"]
     measure = QUESTIONS[question].measure.capitalize()
     return f"{measure}: {'; '.join(told)}." if told else ""
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - MOST_NAMED
-    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _judged(difference: Difference, low: float, high: float) -> str:

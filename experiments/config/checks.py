@@ -102,3 +102,9 @@ def checked(kind: type[Made]) -> type[Made]:
 
     kind.__init__ = __init__
     return kind
+
+
+def first_of(texts: Sequence[str], most: int) -> str:
+    """So many of several texts in a line, and how many more there are."""
+    more = len(texts) - most
+    return ", ".join(texts[:most]) + (f" and {more} more" if more > 0 else "")

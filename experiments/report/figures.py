@@ -61,6 +61,7 @@ def figures(
     rows: Sequence[Row],
     names: Sequence[str],
     saved: Mapping[str, Sequence[Saving]],
+    pens: Mapping[str, Pen],
     *,
     seconds: bool = False,
     legend: bool = True,
@@ -72,11 +73,11 @@ def figures(
         rows: of its tables, one a policy.
         names: the layers, in forward order.
         saved: what frozen layers saved, for policies that freeze some.
+        pens: by policy.
         seconds: whether to draw curves over seconds too.
         legend: whether curves say which line is whose.
     """
     groups = compare.by_policy(run for run in runs if run.train)
-    pens = charts.pens_for(groups)
     against = (charts.STEPS, SECONDS) if seconds else (charts.STEPS,)
     multipliers = {
         policy: _over_time(furthest(group).train, "multipliers")

@@ -17,6 +17,7 @@ from ..analysis.savings import Saving
 from ..records.records import Records, write_json, write_text
 from ..terminal.display import legible
 from . import charts, tables, writers
+from .charts import Pen
 from .figures import Figures, figures, furthest, series
 from .tables import Table
 
@@ -96,10 +97,11 @@ class Study:
         }
         return {policy: rows for policy, rows in found.items() if rows}
 
-    def figures(self, *, legend: bool) -> Figures:
+    def figures(self, pens: Mapping[str, Pen], *, legend: bool) -> Figures:
         """Its figures.
 
         Args:
+            pens: by policy.
             legend: whether curves say which line is whose.
         """
         return figures(
@@ -107,6 +109,7 @@ class Study:
             self.rows,
             self.records.config["layers"]["names"],
             self.saved,
+            pens,
             seconds=self.undisturbed,
             legend=legend,
         )
@@ -206,7 +209,8 @@ def build(records: Records, out: Path | None = None, figures: str = "none") -> P
     write_text(folder / "report.html", _html(title, [study], []))
     if figures != "none":
         (folder / "figures").mkdir(exist_ok=True)
-        for name, chart in study.figures(legend=True).files().items():
+        drawn = study.figures(_pens([study]), legend=True)
+        for name, chart in drawn.files().items():
             plain = re.sub(r"[^\w.-]+", "-", name)
             charts.save(chart, folder / "figures" / f"{plain}.{figures}")
     return folder / "report.html"
@@ -290,14 +294,20 @@ def _path(values: np.ndarray) -> str:
 
 def _html(title: str, studies: Sequence[Study], joined: Sequence[Table]) -> str:
     """The page: the joined tables if there are any, then study by study."""
-    policies = dict.fromkeys(row.policy for study in studies for row in study.rows)
     return writers.html(
         title=title,
         studies=studies,
         joined=joined,
-        pens=charts.pens_for(policies),
+        pens=_pens(studies),
+        shades=charts.SHADES,
         savings=tables.savings,
     )
+
+
+def _pens(studies: Sequence[Study]) -> dict[str, Pen]:
+    """For each policy the same in all studies."""
+    rows = [row for study in studies for row in study.rows]
+    return charts.pens_for(dict.fromkeys(row.policy for row in rows))
 
 
 def _legible(value: Any) -> Any:

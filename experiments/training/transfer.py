@@ -14,6 +14,7 @@ from jax.tree_util import tree_map_with_path
 
 from optax_llr import Layers
 
+from ..config.checks import first_of
 from ..records.weights import is_number, of_model, path_of
 
 SHOWN = 8
@@ -66,8 +67,8 @@ def fit(
             f"only {', '.join(sorted(heads))}" if heads else "with --new-head the head"
         )
         raise ValueError(
-            f"init_from: the weights do not fit the model, {_several(wrong)}; {only} "
-            "may be new"
+            "init_from: the weights do not fit the model, "
+            f"{first_of(wrong, SHOWN)}; {only} may be new"
         )
     return Fit(
         taken=frozenset(body),
@@ -103,8 +104,3 @@ def _size(array: Any) -> str:
 def _kind(array: Any) -> str:
     """Its size, or its type if that is none of numbers with a fraction."""
     return _size(array) if is_number(array) else f"of {array.dtype}"
-
-
-def _several(texts: list[str]) -> str:
-    more = len(texts) - SHOWN
-    return ", ".join(texts[:SHOWN]) + (f" and {more} more" if more > 0 else "")

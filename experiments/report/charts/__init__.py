@@ -1,5 +1,6 @@
 """Figures as functions of plain arrays, each an Altair chart, in a notebook too."""
 
+from .layers import SHADES as SHADES
 from .layers import layer_values as layer_values
 from .layers import multipliers as multipliers
 from .layers import quantiles as quantiles

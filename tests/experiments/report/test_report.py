@@ -16,7 +16,7 @@ from experiments import __main__ as command
 from experiments.analysis import compare
 from experiments.analysis.significance import Difference, Time
 from experiments.records import records
-from experiments.report import report, tables, writers
+from experiments.report import charts, report, tables, writers
 from experiments.terminal import display
 
 NAMES = ["conv1", "conv2", "head"]
@@ -322,7 +322,7 @@ def test_seconds_are_drawn_only_where_the_machine_did_nothing_else(load, tmp_pat
     session = SESSION | ({} if load is None else {"load": load, "cpu_count": 2})
     recorded = study(tmp_path, [events("uniform", 0)], ("uniform",))
     told = report.Study(dataclasses.replace(recorded, sessions=(session,)))
-    curves = told.figures(legend=False).curves
+    curves = told.figures(charts.pens_for(["uniform"]), legend=False).curves
     assert ("seconds" in told.shown.headings) == (load == 0.1)
     assert ("validation accuracy by training" in curves) == (load == 0.1)
 
@@ -601,6 +601,28 @@ def test_several_studies_are_joined_in_one_page(tmp_path, built):
             "other"
         ]
     assert "| uniform | other |" in (tmp_path / "out" / "joined.md").read_text()
+
+
+def test_a_policy_has_one_colour_in_all_studies_of_a_page(tmp_path):
+    names = ("uniform", "early-first"), ("uniform", "freezeout", "early-first")
+    several = [
+        study(tmp_path / name, [events(p, 0) for p in policies], policies, name=name)
+        for name, policies in zip("ab", names, strict=True)
+    ]
+    text = report.join(several, tmp_path / "out").read_text()
+    held = json.loads(text.split('type="application/json">')[1].split("</script>")[0])
+    colours = {
+        pair
+        for chart in held["charts"]
+        for layer in chart.get("layer", [])
+        if (scale := layer["encoding"].get("color", {}).get("scale", {}))
+        and "uniform" in scale.get("domain", [])
+        for pair in zip(scale["domain"], scale["range"], strict=True)
+    }
+    assert {name for name, _ in colours} == set(names[1])
+    assert len(colours) == 3
+    for name, colour in colours:
+        assert f'style="--pen: {colour}"></span>{name}<' in text
 
 
 def test_studies_of_one_name_cannot_be_told_apart(built, tmp_path):
