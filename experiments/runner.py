@@ -160,7 +160,7 @@ def run(config: Config, dataset: Dataset, command: Sequence[str]) -> int:
                     f"{len(trainer.layers)} layers on {own.label(config.data)}, "
                     f"{len(config.policies)} policies × {len(config.run_seeds)} seeds, "
                     f"{config.total_steps:,} steps each\n"
-                    f"images: {len(dataset.train.labels):,} to train on, "
+                    f"images: {config.training_images:,} to train on, "
                     f"{len(dataset.validation.labels):,} for validation, "
                     f"{len(dataset.test.labels):,} to test on\nrecords: {folder}"
                 )

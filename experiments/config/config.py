@@ -139,8 +139,8 @@ class Config:
     train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the other training images to train on, the same for every run."""
     images_per_class: Annotated[int, Field(ge=1)] | None = None
-    """So many of the other training images of each class, the same for every run, in
-    place of a share; None for the share."""
+    """So many of the other training images of each class, in place of a share. Each
+    seed draws its own, the same under every policy. None for the share."""
     label_noise: Share = 0.0
     """Share of the training images that get a wrong label, the same for every run;
     labels for validation and test stay true."""
@@ -259,6 +259,11 @@ class Config:
         """Images to train on, of those that the validation split leaves."""
         if self.images_per_class is not None:
             return self.images_per_class * self.sizes.classes
+        return self.training_pool
+
+    @property
+    def training_pool(self) -> int:
+        """Images that runs train on, or that each draws so many of each class from."""
         return round(self.train_fraction * (self.sizes.images - self.validation))
 
     @property

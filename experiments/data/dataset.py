@@ -28,7 +28,8 @@ class Dataset:
 
     name: str
     train: Split
-    """What is trained on; with label noise, some of its labels are wrong."""
+    """What is trained on, or, with so many images of each class, what each run draws
+    them from; with label noise, some of its labels are wrong."""
     validation: Split
     """Cut from the published training set; the same in every study of one size."""
     test: Split
@@ -70,25 +71,19 @@ def load(
             whichever classes there are beside it.
         train_fraction: share of the others to train on, with its classes likewise. A
             smaller share is a part of a larger one.
-        images_per_class: in place of a share so many of each class; fewer are a part of
-            more.
+        images_per_class: how many of each class runs are to draw.
         label_noise: share of the images to train on that get a wrong label, any other
             class being equally likely. The images of a smaller share, and their
             labels, are a part of those of a larger one.
 
     Raises:
         DataError: the data are missing or damaged; the message says what to do.
-        ValueError: some class would be missing from a part.
+        ValueError: some class would be missing from a part, or has too few to draw.
     """
     published, count, mean, std = _published(data, archive)
     chosen = class_numbers(classes, data, count)
     train, held_out = cut(
-        published.train.labels,
-        count,
-        validation,
-        train_fraction,
-        chosen=chosen,
-        each=images_per_class,
+        published.train.labels, count, validation, train_fraction, chosen
     )
     place = np.full(count, -1, np.int32)
     place[chosen] = np.arange(len(chosen))
@@ -97,9 +92,12 @@ def load(
         for part, split in enumerate((published.train, published.test))
     )
     trained = whole.take(train)
+    labels = disturb(trained.labels, len(chosen), label_noise)
+    if images_per_class is not None:
+        _check_drawn(images_per_class, labels, len(chosen))
     return Dataset(
         name=own.label(data),
-        train=Split(trained.images, disturb(trained.labels, len(chosen), label_noise)),
+        train=Split(trained.images, labels),
         validation=whole.take(held_out),
         test=tested.take(np.flatnonzero(tested.labels >= 0)),
         classes=len(chosen),
@@ -145,9 +143,7 @@ def cut(
     classes: int,
     validation: int,
     train_fraction: float = 1.0,
-    *,
     chosen: Sequence[int] | None = None,
-    each: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Indices (train, validation), both ascending, the same at every call.
 
@@ -157,7 +153,6 @@ def cut(
         validation: how many images to set aside.
         train_fraction: share of the others to train on.
         chosen: classes to take images of; None for all.
-        each: how many of each of them to train on, in place of a share.
 
     Raises:
         ValueError: some class would be missing from one of the two.
@@ -180,24 +175,17 @@ def cut(
             f"is in both parts, got {validation}."
         )
     held_out, left = order[:validation], order[validation:]
-    if each is not None:
-        return np.sort(_first(each, labels, left, chosen)), np.sort(held_out)
     count = round(train_fraction * len(left))
     return np.sort(left[:count]), np.sort(held_out)
 
 
-def _first(
-    count: int, labels: np.ndarray, indices: np.ndarray, chosen: Sequence[int]
-) -> np.ndarray:
-    """So many of each class, those that come first among these indices."""
-    of = {label: indices[labels[indices] == label] for label in chosen}
-    most = min(map(len, of.values()))
+def _check_drawn(count: int, labels: np.ndarray, classes: int) -> None:
+    most = int(np.bincount(labels, minlength=classes).min())
     if not 1 <= count <= most:
         raise ValueError(
             f"images_per_class: expected 1 to {most}, as every class has beside its "
             f"images for validation, got {count}."
         )
-    return np.concatenate([those[:count] for those in of.values()])
 
 
 def _evenly(labels: np.ndarray, classes: int) -> np.ndarray:

@@ -55,13 +55,13 @@ class Probe:
         self._start = functools.cache(self._starting)
         key, chosen_key = jax.random.split(jax.random.key(0))
         count = min(BATCHES, config.steps_per_epoch) * config.batch_size
-        chosen = jax.random.permutation(chosen_key, config.training_images)[:count]
+        source = weights.read(config.init_from)
+        start = jax.jit(self._program.initial)(key, source)
+        chosen = jax.random.permutation(chosen_key, start.order)[:count]
         self._batches = [
             Images(self._data.images[batch], self._data.labels[batch])
             for batch in chosen.reshape(-1, config.batch_size)
         ]
-        source = weights.read(config.init_from)
-        start = jax.jit(self._program.initial)(key, source)
         self._warm = self._trained(start, np.ones(len(self.layers)), asked.warmup)
         if (step := int(self._warm.diverged)) >= 0:
             raise ValueError(

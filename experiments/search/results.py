@@ -21,11 +21,13 @@ NOTE = (
     "those found."
 )
 
+GRID_NOTE = "Validation accuracy at the end, in %, at each global rate."
+
 
 def show(
     search: Search, searches: Sequence[PolicySearch], console: rich.console.Console
 ) -> None:
-    """Prints the table; writes the configuration and the plots.
+    """Prints the table; writes the configuration, the trials and the plots.
 
     Args:
         search: one that is done.
@@ -35,16 +37,16 @@ def show(
     # Workers come to the end together; who writes last has to have looked last.
     with filelock.FileLock(search.folder / ".lock"):
         counted = {policy.name: policy.counted() for policy in searches}
-        lines = tuple(_line(policy, trials) for policy, trials in counted.items())
-        table = Table("", HEADINGS, lines, (NOTE,))
+        table = _grid(search, counted) if search.rates else _found(counted)
         console.print(writers.terminal(table))
         console.print(*table.notes)
         path = _write_best(search, counted)
+        _write_trials(search, counted)
         for policy in searches:
             for line in tune_figures.write(policy.study, search.folder / "plots"):
                 console.print(f"{policy.name}: {line}", soft_wrap=True)
     console.print(
-        f"\nThe best of {search.trials} trials, found by the images that judge it, is "
+        f"\nThe best of {search.each} trials, found by the images that judge it, is "
         "optimistic. Fresh seeds and the test images decide:"
     )
     console.print(f"python -m experiments study {path}", soft_wrap=True)
@@ -54,6 +56,20 @@ def best(trials: Sequence[FrozenTrial]) -> FrozenTrial:
     """Of the trials that came to an end; of equals the first."""
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     return max(complete, key=lambda trial: trial.value or 0.0)
+
+
+def _found(counted: Mapping[str, Sequence[FrozenTrial]]) -> Table:
+    lines = tuple(_line(policy, trials) for policy, trials in counted.items())
+    return Table("", HEADINGS, lines, (NOTE,))
+
+
+def _grid(search: Search, counted: Mapping[str, Sequence[FrozenTrial]]) -> Table:
+    headings = ("policy", *(f"{rate:g}" for rate in sorted(search.rates)), "best rate")
+    lines = tuple(
+        (policy, *map(_accuracy, trials), f"{best(trials).params['rate']:g}")
+        for policy, trials in counted.items()
+    )
+    return Table("", headings, lines, (GRID_NOTE,))
 
 
 def _line(policy: str, trials: Sequence[FrozenTrial]) -> tuple[str, ...]:
@@ -79,6 +95,18 @@ def _counts(trials: Sequence[FrozenTrial]) -> str:
 def _accuracy(trial: FrozenTrial) -> str:
     diverged = trial.user_attrs["status"] == "diverged"
     return "diverged" if diverged else f"{100 * (trial.value or 0.0):.1f}"
+
+
+def _write_trials(search: Search, counted: Mapping[str, Sequence[FrozenTrial]]) -> None:
+    """Writes what every trial that is compared came to."""
+    found = {
+        policy: [
+            {**trial.params, "accuracy": trial.value, **trial.user_attrs}
+            for trial in trials
+        ]
+        for policy, trials in counted.items()
+    }
+    records.write_json(search.folder / "trials.json", found)
 
 
 def _write_best(search: Search, counted: Mapping[str, Sequence[FrozenTrial]]) -> str:

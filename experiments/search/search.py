@@ -9,8 +9,9 @@ import tyro
 from pydantic import Field
 
 from ..config.checks import STRICT, checked, must
-from ..config.config import Config
+from ..config.config import Config, Positive, Several
 
+TRIALS = 30
 ONE_BY_ONE = "whose trials run one by one: give the command once for each worker"
 
 
@@ -21,9 +22,12 @@ class Search:
 
     config: tyro.conf.OmitArgPrefixes[Config]
     """What is trained, and the policies."""
-    trials: Annotated[int, Field(ge=1)] = 30
-    """Finished trials of each policy; the first has the policy's own numbers. The same
-    search goes on where more are asked for."""
+    trials: Annotated[int, Field(ge=1)] | None = None
+    """Finished trials of each policy, None for 30; the first has the policy's own
+    numbers. The same search goes on where more are asked for."""
+    rates: Annotated[tuple[Positive, ...], *Several] = ()
+    """Global rates to try instead, one trial each, other numbers as they are: a grid,
+    the same for every policy. The same search goes on where there are more."""
     search_seed: Annotated[int, Field(ge=0)] = 0
     """Decides which numbers are tried. All trials train with one and the same seed."""
     storage: str | None = None
@@ -40,7 +44,18 @@ class Search:
         for field, wanted in alone:
             if getattr(self.config, field) != wanted:
                 raise must(self.config, field, f"{wanted} in a search, {ONE_BY_ONE}")
+        if self.rates and self.trials is not None:
+            raise must(self, "trials", "left out where rates says what is tried")
+        low, high = self.config.rate / 10, self.config.rate * 10
+        if not all(low <= rate <= high for rate in self.rates):
+            wanted = f"between {low:g} and {high:g}, a tenth of --rate and ten times it"
+            raise must(self, "rates", wanted)
         dataclasses.replace(self.config, name=self.name)  # which refuses a long one
+
+    @property
+    def each(self) -> int:
+        """Finished trials of each policy."""
+        return len(self.rates) or self.trials or TRIALS
 
     @property
     def folder(self) -> Path:

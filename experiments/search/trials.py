@@ -35,13 +35,15 @@ class PolicySearch:
     def __init__(self, search: Search, policy: Policy, storage: BaseStorage):
         """Takes a policy as it is without a search, and where its trials are kept."""
         self.name, self._policy = policy.name, policy
-        self._total, self._trials = search.config.total_steps, search.trials
-        self._numbers = policy.numbers(search.config.rate)
+        self._total, self._trials = search.config.total_steps, search.each
+        self._numbers, self._rates = policy.numbers(search.config.rate), search.rates
         self.study = optuna.create_study(
             study_name=f"{search.config.name}/{policy.name}",
             storage=storage,
             sampler=_Seeded(search.search_seed, policy.name),
-            pruner=optuna.pruners.MedianPruner(
+            pruner=optuna.pruners.NopPruner()
+            if search.rates
+            else optuna.pruners.MedianPruner(
                 n_warmup_steps=round(WARMUP * self._total)
             ),
             direction="maximize",
@@ -51,11 +53,14 @@ class PolicySearch:
     def counted(self) -> list[FrozenTrial]:
         """The finished trials that are compared: its own, and the first of the others.
 
-        Several workers may finish more of them than are asked for.
+        Or the first of each rate. Several workers may finish more than are asked for.
         """
         finished = sorted(
             self._in(*FINISHED), key=lambda t: (t.datetime_complete, t.number)
         )
+        if self._rates:
+            first = {trial.params["rate"]: trial for trial in reversed(finished)}
+            return [first[rate] for rate in sorted(self._rates) if rate in first]
         own = [trial for trial in finished if OWN in trial.user_attrs]
         others = [trial for trial in finished if OWN not in trial.user_attrs]
         return own[:1] + others[: self._trials - 1]
@@ -90,14 +95,24 @@ class PolicySearch:
         return f"{title}: {watched.status} after {watched.step:,} steps, {shown}"
 
     def _ask(self) -> optuna.Trial:
-        if self._wants_own():
-            own = {number.name: number.value for number in self._numbers}
+        numbers = self._numbers[:1] if self._rates else self._numbers
+        if self._rates:
+            self.study.enqueue_trial({"rate": self._rate()})
+        elif self._wants_own():
+            own = {number.name: number.value for number in numbers}
             self.study.enqueue_trial(own, user_attrs={OWN: True})
         ranges: dict[str, BaseDistribution] = {
             number.name: FloatDistribution(number.low, number.high, log=number.log)
-            for number in self._numbers
+            for number in numbers
         }
         return self.study.ask(ranges)
+
+    def _rate(self) -> float:
+        """The first that is not done, nor, if there is one, under way elsewhere."""
+        done = {trial.params["rate"] for trial in self._in(*FINISHED)}
+        begun = {trial.params["rate"] for trial in self._in(TrialState.RUNNING)}
+        left = [rate for rate in self._rates if rate not in done]
+        return next((rate for rate in left if rate not in begun), left[0])
 
     def _wants_own(self) -> bool:
         """Whether it is time for the policy's own numbers: first, or at last.

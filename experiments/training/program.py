@@ -31,7 +31,7 @@ from . import transfer
 
 Weights = nnx.State[Any, Any]
 
-WEIGHTS, ORDER, AUGMENTATION = range(3)  # what the keys of a run are for
+WEIGHTS, ORDER, AUGMENTATION, IMAGES = range(4)  # what the keys of a run are for
 
 MEASURES = ("gradient_norm", "update_ratio", "step_quantiles", "rotation")
 """What records hold of a step."""
@@ -51,7 +51,7 @@ class TrainState(NamedTuple):
     opt_state: Any  # that of `optax.inject_hyperparams`
     step: jax.Array  # shape=(), dtype=jnp.int32; steps done
     key: jax.Array  # shape=(), a JAX key; data order and augmentation derive from it
-    order: jax.Array  # shape=(n,), dtype=jnp.int32; the permutation of this epoch
+    order: jax.Array  # shape=(n,), dtype=jnp.int32; this epoch's order of the images
     loss: jax.Array  # shape=(), dtype=jnp.float32; sum since the last fetch
     correct: jax.Array  # shape=(), dtype=jnp.int32; sum since the last fetch
     diverged: jax.Array  # shape=(), dtype=jnp.int32; steps before a bad loss, else −1
@@ -158,6 +158,7 @@ class Program:
         self._config, self._divided = config, divided
         self._classes = dataset.classes
         self._mean, self._std = dataset.mean, dataset.std
+        self._labels = dataset.train.labels
         self._dtype = jnp.dtype(config.dtype)
         shape = dataset.train.images.shape[1:]
         model = abstract(config, self._classes, shape)
@@ -199,11 +200,23 @@ class Program:
             opt_state=self._whole.freeze(self._optimizer).init(params),
             step=jnp.int32(0),
             key=key,
-            order=jnp.arange(self._config.training_images, dtype=jnp.int32),
+            order=self._images(jax.random.fold_in(key, IMAGES)),
             loss=jnp.float32(0),
             correct=jnp.int32(0),
             diverged=jnp.int32(-1),
         )
+
+    def _images(self, key: jax.Array) -> jax.Array:
+        """Which images a run trains on, (n,): all, or some of each class at random.
+
+        By one key fewer of a class are a part of more.
+        """
+        labels, count = self._labels, self._config.images_per_class
+        if count is None:
+            return jnp.arange(len(labels), dtype=jnp.int32)
+        by_class = jnp.lexsort((jax.random.bits(key, labels.shape), labels))
+        begins = np.searchsorted(np.sort(labels), np.arange(self._classes))
+        return by_class[(begins[:, None] + np.arange(count)).ravel()].astype(jnp.int32)
 
     def step(
         self, state: TrainState, data: Images, tables: Tables, phase: Phase
@@ -359,7 +372,7 @@ class Program:
 
         def shuffled() -> jax.Array:
             key = _key(state.key, ORDER, epoch)
-            return jax.random.permutation(key, len(state.order)).astype(jnp.int32)
+            return jax.random.permutation(key, jnp.sort(state.order))
 
         order = jax.lax.cond(batch == 0, shuffled, lambda: state.order)
         taken = jax.lax.dynamic_slice_in_dim(

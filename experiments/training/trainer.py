@@ -102,9 +102,9 @@ class Trainer:
             ValueError: there are not the devices that the configuration asks for, or
                 the weights to start from do not fit the model.
         """
-        if len(dataset.train.labels) != config.training_images:
+        if len(dataset.train.labels) != config.training_pool:
             raise DataError(
-                f"expected the {config.training_images} training images that the "
+                f"expected the {config.training_pool} training images that the "
                 f"configuration names, got {len(dataset.train.labels)}"
             )
         self._config, self._devices = config, Devices(config)

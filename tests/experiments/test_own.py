@@ -120,7 +120,8 @@ def test_data_of_one_s_own_have_classes_by_number(here):
     assert config.sizes == (int((labels != 1).sum()), 2, (64, 64, 3))
     loaded = dataset.load(**fields, images_per_class=30)
     assert loaded.classes == 2
-    assert len(loaded.train) == config.training_images == 60
+    assert len(loaded.train) == config.training_pool
+    assert config.training_images == 60
     with pytest.raises(ValueError, match="classes: unknown 3"):
         _ = dataclasses.replace(config, classes=(2, 3)).sizes
 

@@ -89,9 +89,11 @@ def drawn(monkeypatch):
     return seen
 
 
-def searched(out, number_of_trials=6, *, search_seed=0, storage=None, **changes):
+def searched(
+    out, number_of_trials=6, *, rates=(), search_seed=0, storage=None, **changes
+):
     config = dataclasses.replace(CONFIG, out=out, **changes)
-    return Search(config, number_of_trials, search_seed, storage)
+    return Search(config, number_of_trials, rates, search_seed, storage)
 
 
 def run(asked, **doings):
@@ -131,6 +133,33 @@ def test_the_first_trial_has_the_numbers_of_the_study_itself(tmp_path):
         "last_end": 2.0,
     }
     assert runs[3][2] != runs[1][2]
+
+
+def test_a_grid_tries_the_same_rates_for_every_policy_and_nothing_else(
+    tmp_path, capsys
+):
+    def failing(number):
+        if number == 2:
+            raise ValueError("no device")
+
+    grid = {"rates": (0.04, 0.01, 0.02), "numbers": {"early-first.last_end": 2.0}}
+    asked = searched(tmp_path, None, **grid)
+    with pytest.raises(ValueError, match="no device"):  # of the first's second rate
+        run(asked, before=staticmethod(failing))
+    _, runs = run(asked)
+    tried = [(policy, numbers.pop("rate"), numbers) for policy, _, numbers in runs]
+    own = {"first_start": 1.5, "first_end": 0.5, "last_start": 0.5, "last_end": 2.0}
+    assert sorted(tried, key=str) == [
+        *(("early-first", rate, own) for rate in (0.01, 0.02)),
+        *(("uniform", rate, {}) for rate in (0.01, 0.02)),
+    ]
+    assert best(asked)["uniform.rate"] == 0.04  # of these the nearest to 1
+    found = json.loads((asked.folder / "trials.json").read_text())
+    assert [trial["rate"] for trial in found["uniform"]] == [0.01, 0.02, 0.04]
+    assert {trial["status"] for trial in found["uniform"]} == {"finished"}
+    run(searched(tmp_path, None, **grid | {"rates": (0.04, 0.01, 0.02, 0.08)}))
+    assert best(asked)["early-first.rate"] == 0.08
+    assert "0.01  0.02  0.04  0.08  best rate" in capsys.readouterr().out
 
 
 def test_all_trials_have_one_seed_that_no_study_can_have(tmp_path):
@@ -427,6 +456,11 @@ def test_other_versions_are_said(tmp_path, capsys, monkeypatch):
     ("asked", "said"),
     [
         ({"number_of_trials": 0}, "trials must be at least 1; got 0"),
+        ({"rates": (0.02,)}, "trials must be left out where rates says .*; got 6"),
+        (
+            {"number_of_trials": None, "rates": (0.02, 0.3)},
+            r"rates must be between 0.002 and 0.2, .*; got \(0.02, 0.3\)",
+        ),
         ({"search_seed": -1}, "search_seed must be at least 0; got -1"),
         ({"stack": 4}, "stack must be 1 .*for each worker; got 4"),
         ({"distributed": True}, "distributed must be False in a search"),

@@ -134,6 +134,28 @@ def test_an_epoch_shows_every_image_once_in_an_order_of_its_own(program, step, i
     assert len({tuple(order) for order in orders.values()}) == 4
 
 
+def test_each_seed_draws_its_own_images_fewer_of_which_are_a_part_of_more():
+    def drawing(each):
+        config = dataclasses.replace(CONFIG, images_per_class=each)
+        return programs.Program(config, data)
+
+    data = dataset()
+    states = {
+        (each, seed): drawing(each).initial(jax.random.key(seed))
+        for each, seed in ((2, 0), (4, 0), (2, 1))
+    }
+    few, more, other = (np.asarray(state.order) for state in states.values())
+    for order, each in ((few, 2), (more, 4), (other, 2)):
+        labels = data.train.labels[np.unique(order)]
+        assert np.bincount(labels).tolist() == [each] * data.classes
+    assert {*few} < {*more}
+    assert {*few} != {*other}
+    program = drawing(2)
+    after = step_of(program)(states[2, 0], on_device(data.train), tables_of(program))
+    assert after.order.tolist() != few.tolist()  # shuffled
+    assert {*after.order.tolist()} == {*few}
+
+
 def test_the_state_holds_all_that_a_run_needs_to_go_on(program, step, images):
     tables = tables_of(program)
     state = program.initial(jax.random.key(0))
