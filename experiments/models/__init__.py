@@ -15,6 +15,7 @@
 """
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -74,10 +75,17 @@ def make(
         num_classes). All its variables but the parameters are batch statistics.
 
     Raises:
-        ValueError: for one's own that is no module.
+        ValueError: for one's own that cannot be called so, or is no module.
     """
     if own.is_own(model):
-        made = own.resolve(model)(num_classes, rngs)
+        build = own.resolve(model)
+        try:
+            inspect.signature(build).bind(num_classes, rngs)
+        except TypeError as error:
+            raise ValueError(
+                f"model: {own.label(model)} must take (num_classes, rngs); {error}"
+            ) from None
+        made = build(num_classes, rngs)
         if not isinstance(made, nnx.Module):
             raise ValueError(
                 f"model: {own.label(model)} must return a flax.nnx.Module; got "

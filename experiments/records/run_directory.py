@@ -115,7 +115,9 @@ def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:
         if now[name] != before.get(name)
     ]
     said += [f"{name} is left out" for name in before if name not in now]
-    return f"files: {', '.join(said)} (files/ in that folder holds those of before)"
+    kept = any(name != "init_from" and now.get(name) != before[name] for name in before)
+    hint = " (files/ in that folder holds those of before)" if kept else ""
+    return f"files: {', '.join(said)}{hint}"
 
 
 def otherwise(

@@ -159,6 +159,11 @@ LABELS = "np.arange(9)"
         ),
         ("def curves(l, t): return 1\nf = curves", "policies", "not called curves or"),
         ("def uniform(l, t): return 1\nf = uniform", "policies", "two are called 'uni"),
+        (
+            "def f(n): return 3",
+            "model",
+            r"model: my_file.py:f must take \(num_classes, rngs\); too many positional",
+        ),
         ("def f(n, rngs): return 3", "model", "must return a flax.nnx.Module; got int"),
         (
             "from flax import nnx\ndef f(n, rngs): return nnx.Linear(3, 5, rngs=rngs)",

@@ -82,6 +82,13 @@ def test_a_file_that_has_changed_is_named_and_no_other(begun):
         run_directory.check_begun(begun, ASKED | {"files": {"net.py": "aa"}})
 
 
+def test_other_weights_to_start_from_are_named_and_are_in_no_folder_of_files(begun):
+    path, before = begun / "config.json", {"init_from": "aa", "net.py": "bb"}
+    path.write_text(json.dumps(ASKED | {"files": before}))
+    with pytest.raises(ValueError, match=r"files: init_from has changed\. Give the"):
+        run_directory.check_begun(begun, ASKED | {"files": before | {"init_from": "c"}})
+
+
 def test_a_field_that_an_older_version_did_not_know_was_its_default(begun):
     path, older = begun / "config.json", dict(ASKED)
     del older["cutout"]
