@@ -182,20 +182,26 @@ def lines(
     ]
 
 
-def verdict(line: Line, axis: Axis) -> str:
+def verdict(line: Line, axis: Axis, demonstration: bool = False) -> str | None:
     """What the change of a difference allows to be said.
 
     Args:
-        line: of a policy with a control.
+        line: of a policy.
         axis: what the studies differ in.
+        demonstration: whether there are caveats.
 
     Returns:
         If p of the change is at most 0.05 after Holm's correction: "changes sign" where
         both intervals are clear of 0 on either side of it, "shrinks" or "grows" by
         which of the two differences is larger, whatever their signs. "same" if p of
         equivalence is, and "undecided" otherwise. "none" without a test, and where a
-        run diverged.
+        run diverged. "demonstration" whatever the numbers are, if there are caveats.
+        None for a policy without a control.
     """
+    if line.control == line.policy:
+        return None
+    if demonstration:
+        return "demonstration"
     change = line.change
     if line.broken or change is None or change.p_holm is None:
         return "none"
@@ -240,7 +246,7 @@ def summary(
         "questions": {
             name: [
                 dataclasses.asdict(line)
-                | {"verdict": "demonstration" if caveats else verdict(line, axis)}
+                | {"verdict": verdict(line, axis, bool(caveats))}
                 for line in of
             ]
             for name, of in lines.items()
@@ -272,7 +278,7 @@ def _sides(lines: Sequence[Line], axis: Axis, question: str) -> str:
     for line in lines:
         if line.change is None:
             continue
-        said, text = verdict(line, axis), line.policy
+        said, text = str(verdict(line, axis)), line.policy
         if said in ("shrinks", "grows", "changes sign"):
             ends = (verdicts.points(found.mean) for found in _ends(line, axis))
             text += f" ({' to '.join(ends)})"

@@ -197,7 +197,7 @@ def across(
         told = [*(place and place.difference for place in places), line.change]
         cells = [*map(_spanned, told), _tested(line.change)[2]]
         if not demonstration:
-            cells.append(_judged(between.verdict(line, axis), line.change))
+            cells.append(_judged(str(between.verdict(line, axis)), line.change))
         found.append((line.policy, line.control, *cells))
     headings = ("policy", "baseline", *labels, f"{last} − {first}", "p (Holm)")
     notes = (*NOTES["across"], TESTS[axis.paired])
