@@ -36,18 +36,11 @@ def test_the_figure_holds_the_differences_of_the_summary(question):
 
 
 def test_a_policy_without_a_difference_or_an_interval_is_drawn_without_it(tmp_path):
-    answer = {
-        "values": {"0": 0.5, "1": 0.6},
-        "difference": {"mean": 0, "interval": None},
-    }
     none = {"values": {"1": 0.5}, "difference": None}
+    some = {"values": {"0": 0.5, "1": 0.6}, "difference": {"interval": None}}
     rows = [
-        {
-            "policy": policy,
-            "control": "uniform",
-            "answers": dict.fromkeys(QUESTIONS, of),
-        }
-        for policy, of in (("uniform", none), ("a", answer), ("b", none))
+        {"policy": name, "control": "uniform", "answers": dict.fromkeys(QUESTIONS, of)}
+        for name, of in (("uniform", none), ("a", some), ("b", none))
     ]
     (tmp_path / "summary.json").write_text(json.dumps({"rows": rows}))
     path = study_figure.draw(tmp_path)

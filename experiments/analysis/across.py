@@ -257,13 +257,14 @@ def summary(
 def _paired(
     after: Mapping[int, float], before: Mapping[int, float]
 ) -> Difference | None:
-    return significance.paired(after, before, SAME_WITHIN)
+    return significance.paired(after, before, margin=SAME_WITHIN)
 
 
 def _unpaired(
     after: Mapping[int, float], before: Mapping[int, float]
 ) -> Difference | None:
-    return significance.unpaired(after.values(), before.values(), SAME_WITHIN)
+    samples = after.values(), before.values()
+    return significance.unpaired(*samples, margin=SAME_WITHIN)
 
 
 def _place(answer: Answer) -> Place:

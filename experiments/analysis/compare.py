@@ -294,7 +294,7 @@ def _answers(
     }
     found = {
         policy: significance.paired(
-            values[policy], values.get(controls[policy], {}), SAME_WITHIN
+            values[policy], values.get(controls[policy], {}), margin=SAME_WITHIN
         )
         for policy in groups
         if controls[policy] != policy

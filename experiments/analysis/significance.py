@@ -60,6 +60,7 @@ class Time:
 def paired(
     values: Mapping[int, float],
     control: Mapping[int, float],
+    *,
     margin: float | None = None,
 ) -> Difference | None:
     """The mean difference over the seeds that both have, with its tests.
@@ -86,7 +87,7 @@ def paired(
 
 
 def unpaired(
-    values: Iterable[float], control: Iterable[float], margin: float | None = None
+    values: Iterable[float], control: Iterable[float], *, margin: float | None = None
 ) -> Difference | None:
     """The difference of the means of two samples, with its tests, after Welch.
 

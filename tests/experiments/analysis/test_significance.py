@@ -103,10 +103,10 @@ def test_equivalence_is_where_the_90_percent_interval_lies_within_the_margin(tes
     for sample in rng.normal(0, 0.01, size=(200, 2, 6)):
         ours, theirs = sample
         if test == "pairs":
-            found = paired(by_seed(ours), by_seed(theirs), 0.01)
+            found = paired(by_seed(ours), by_seed(theirs), margin=0.01)
             inner = stats.ttest_rel(ours, theirs).confidence_interval(0.9)
         else:
-            found = unpaired(ours, theirs, 0.01)
+            found = unpaired(ours, theirs, margin=0.01)
             inner = stats.ttest_ind(ours, theirs, equal_var=False)
             inner = inner.confidence_interval(0.9)
         same = inner.low > -0.01 and inner.high < 0.01
@@ -117,14 +117,14 @@ def test_equivalence_is_where_the_90_percent_interval_lies_within_the_margin(tes
 
 def test_pairs_that_do_not_differ_are_the_same_within_any_margin():
     same = by_seed([0.5, 0.6, 0.7])
-    assert paired(same, same, 0.005) == Difference(3, 0.0, p=1.0, p_same=0.0)
+    assert paired(same, same, margin=0.005) == Difference(3, 0.0, p=1.0, p_same=0.0)
     apart = by_seed([0.6, 0.7, 0.8])
-    assert paired(apart, same, 0.005).p_same is None
+    assert paired(apart, same, margin=0.005).p_same is None
 
 
 def test_few_or_equal_samples_allow_no_test():
     assert unpaired([], [0.5]) is None
-    assert unpaired([0.5, 0.7], [0.5, 0.6, 0.7], 1.0) == Difference(
+    assert unpaired([0.5, 0.7], [0.5, 0.6, 0.7], margin=1.0) == Difference(
         2, pytest.approx(0.0)
     )
     assert unpaired([0.5] * 3, [0.5] * 4) == Difference(3, 0.0, p=1.0)
