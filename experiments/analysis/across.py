@@ -157,10 +157,9 @@ def lines(
     shared = [key for key in several if sum(key in of for of in rows.values()) > 1]
     at_ends = [key for key in shared if all(key in rows[end] for end in axis.ends)]
     before, after = (compare.differences(studies[end], question) for end in axis.ends)
-    test = _paired if axis.paired else _unpaired
     changes = significance.corrected(
         {
-            policy: test(after[policy], before[policy])
+            policy: _change(after[policy], before[policy], axis.paired)
             for policy, _ in at_ends
             if policy in before and policy in after
         }
@@ -174,9 +173,8 @@ def lines(
                 if key in of
             },
             change=changes.get(key[0]) if key in at_ends else None,
-            broken=any(rows[end][key].broken_pairs for end in axis.ends)
-            if key in at_ends
-            else False,
+            broken=key in at_ends
+            and any(rows[end][key].broken_pairs for end in axis.ends),
         )
         for key in shared
     ]
@@ -254,15 +252,11 @@ def summary(
     }
 
 
-def _paired(
-    after: Mapping[int, float], before: Mapping[int, float]
+def _change(
+    after: Mapping[int, float], before: Mapping[int, float], paired: bool
 ) -> Difference | None:
-    return significance.paired(after, before, margin=SAME_WITHIN)
-
-
-def _unpaired(
-    after: Mapping[int, float], before: Mapping[int, float]
-) -> Difference | None:
+    if paired:
+        return significance.paired(after, before, margin=SAME_WITHIN)
     samples = after.values(), before.values()
     return significance.unpaired(*samples, margin=SAME_WITHIN)
 
