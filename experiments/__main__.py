@@ -13,7 +13,8 @@ python -m experiments preview POLICY [PRESET] [--FIELD VALUE …]
     Draw what a policy will do to each layer, without training.
 python -m experiments report FOLDER [FOLDER …] [--out FOLDER]
     Make tables and report.html again from the records of a study, in its
-    folder or in --out; of several studies a joined.html too.
+    folder or in --out; of several studies a joined.html too, which says how
+    what policies change depends on what the studies differ in.
 python -m experiments policies [NAME …]
     What each policy does; of those named also where it comes from, its numbers
     and what is expected of it.
@@ -203,7 +204,7 @@ def _report(arguments: Sequence[str]) -> int:
         for study in recorded:
             place = out / study.config["name"] if asked.out else study.folder
             print(report.build(study, place, asked.figures))
-        print(report.join(recorded, out))
+        print(report.join(recorded, out, asked.figures))
     return 0
 
 

@@ -16,6 +16,8 @@ from . import significance
 from .significance import Difference, Time
 
 BASELINE = "uniform"
+SAME_WITHIN = 0.005
+"""Half a percentage point: a smaller difference does not matter."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,6 +201,20 @@ def rows(
     ]
 
 
+def differences(rows: Sequence[Row], question: str) -> dict[str, dict[int, float]]:
+    """Of each policy that has pairs: by seed, its measure minus that of its control."""
+    values = {row.policy: row.answers[question].values for row in rows}
+    return {
+        row.policy: {
+            seed: ours - values[row.control][seed]
+            for seed, ours in values[row.policy].items()
+            if seed in values[row.control]
+        }
+        for row in rows
+        if row.answers[question].difference
+    }
+
+
 def time_to(runs: Sequence[Run], threshold: float) -> Threshold:
     """When half of the runs had first reached a validation accuracy.
 
@@ -271,27 +287,19 @@ def _answers(
     controls: Mapping[str, str],
     value: Callable[[Run], float | None],
 ) -> dict[str, Answer]:
-    """What each policy says to one question, with p corrected over all policies.
-
-    A comparison that allows no test counts as one more, with a p of 1.
-    """
+    """What each policy says to one question, with p corrected over all policies."""
     values = {
         policy: {run.seed: v for run in group if (v := value(run)) is not None}
         for policy, group in groups.items()
     }
     found = {
-        policy: significance.paired(values[policy], values.get(controls[policy], {}))
+        policy: significance.paired(
+            values[policy], values.get(controls[policy], {}), margin=SAME_WITHIN
+        )
         for policy in groups
         if controls[policy] != policy
     }
-    p = {policy: d.p if d else None for policy, d in found.items()}
-    corrected = significance.holm({k: 1.0 if v is None else v for k, v in p.items()})
-    differences = {
-        policy: dataclasses.replace(d, p_holm=corrected[policy])
-        if d and d.p is not None
-        else d
-        for policy, d in found.items()
-    }
+    differences = significance.corrected(found)
     return {
         policy: Answer(values[policy], differences.get(policy)) for policy in groups
     }

@@ -1,8 +1,10 @@
-"""What few paired runs allow to be said: differences, Holm's p, censored medians."""
+"""What few runs allow to be said: differences, Holm's p, censored medians."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -15,16 +17,21 @@ ROUNDING = 1e-9
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """A measure under one policy minus the same under its control, paired by seed.
+    """A measure under one policy minus the same under its control, as a rule by seed.
 
     Attributes:
-        n: pairs: seeds with a value under both.
-        mean: over the pairs.
+        n: pairs: seeds with a value under both; of samples that are not paired, the
+            size of the smaller one.
+        mean: of the difference.
         interval: 95 % t interval of the mean, (low, high), not corrected for the number
             of policies; None for fewer than 3 pairs, or if all differ by the same.
-        p: of the two-sided paired t test; None where there is no interval, but 1 where
-            3 pairs or more do not differ at all.
+        p: of the two-sided t test for a difference; None where there is no interval,
+            but 1 where 3 pairs or more do not differ at all.
         p_holm: the same, corrected by `holm`.
+        p_same: of the two one-sided t tests (TOST) for a mean that is nearer to 0 than
+            a margin: at most 0.05 where the 90 % interval lies within the margin. None
+            without a margin and where p is, 0 where pairs do not differ at all.
+        p_same_holm: the same, corrected by `holm`.
     """
 
     n: int
@@ -32,6 +39,8 @@ class Difference:
     interval: tuple[float, float] | None = None
     p: float | None = None
     p_holm: float | None = None
+    p_same: float | None = None
+    p_same_holm: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,33 +58,56 @@ class Time:
 
 
 def paired(
-    values: Mapping[int, float], control: Mapping[int, float]
+    values: Mapping[int, float],
+    control: Mapping[int, float],
+    *,
+    margin: float | None = None,
 ) -> Difference | None:
-    """The mean difference over the seeds that both have, with interval and p.
+    """The mean difference over the seeds that both have, with its tests.
 
-    Pairs that all differ by the same have no spread, hence no t: p is 1 if that same
-    is 0, as under two policies that do the same, and is left out otherwise.
+    Pairs that all differ by the same have no spread, hence no t: they are the same if
+    that is 0, as under two policies that do the same, and allow no test otherwise.
 
     Args:
         values: seed → measure.
         control: likewise.
+        margin: below which a difference does not matter, for `Difference.p_same`.
 
     Returns:
         None without a pair.
+
+    References:
+        Schuirmann, A comparison of the two one-sided tests procedure and the power
+        approach, Journal of Pharmacokinetics and Biopharmaceutics 15 (1987), on TOST.
     """
     shared = [seed for seed in values if seed in control]
-    if not shared:
-        return None
     ours = np.array([values[seed] for seed in shared])
     theirs = np.array([control[seed] for seed in shared])
-    n, mean = len(shared), float((ours - theirs).mean())
-    if n < FEWEST_PAIRS:
-        return Difference(n, mean)
-    if np.ptp(ours - theirs) < ROUNDING:
-        return Difference(n, mean, p=1.0 if abs(mean) < ROUNDING else None)
-    test = stats.ttest_rel(ours, theirs)
-    low, high = test.confidence_interval(CONFIDENCE)
-    return Difference(n, mean, (float(low), float(high)), float(test.pvalue))
+    return _difference(stats.ttest_rel, ours, theirs, [ours - theirs], margin)
+
+
+def unpaired(
+    values: Iterable[float], control: Iterable[float], *, margin: float | None = None
+) -> Difference | None:
+    """The difference of the means of two samples, with its tests, after Welch.
+
+    Args:
+        values: a sample.
+        control: another, of other size and spread perhaps.
+        margin: as of `paired`.
+
+    Returns:
+        None if one is empty.
+    """
+    ours, theirs = np.array([*values]), np.array([*control])
+    test = functools.partial(stats.ttest_ind, equal_var=False)
+    return _difference(test, ours, theirs, [ours, theirs], margin)
+
+
+def interval(values: Iterable[float]) -> tuple[float, float] | None:
+    """The 95 % t interval of a mean; None for fewer than 3 values, or equal ones."""
+    found = paired(values := dict(enumerate(values)), dict.fromkeys(values, 0.0))
+    return found and found.interval
 
 
 def holm(p: Mapping[str, float]) -> dict[str, float]:
@@ -103,6 +135,34 @@ def holm(p: Mapping[str, float]) -> dict[str, float]:
     return corrected
 
 
+def corrected(found: Mapping[str, Difference | None]) -> dict[str, Difference | None]:
+    """The same with the p values of both tests corrected, each as a family.
+
+    A comparison that allows no test counts as one more, with a p of 1.
+
+    Args:
+        found: name → difference.
+    """
+
+    def family(kind: str) -> dict[str, float]:
+        p = {
+            name: getattr(difference, kind, None) for name, difference in found.items()
+        }
+        return holm({name: 1.0 if v is None else v for name, v in p.items()})
+
+    p, p_same = family("p"), family("p_same")
+    return {
+        name: dataclasses.replace(
+            difference,
+            p_holm=None if difference.p is None else p[name],
+            p_same_holm=None if difference.p_same is None else p_same[name],
+        )
+        if difference
+        else None
+        for name, difference in found.items()
+    }
+
+
 def median_time(
     reached: Sequence[float], missed: Sequence[float], unfinished: Sequence[float]
 ) -> Time:
@@ -128,3 +188,40 @@ def median_time(
     if halved.size:
         return Time(float(halved[0]), censored=False)
     return Time(sorted(times)[(len(times) - 1) // 2], censored=True)
+
+
+def _difference(
+    test: Callable[..., Any],
+    ours: np.ndarray,
+    theirs: np.ndarray,
+    spread: Sequence[np.ndarray],
+    margin: float | None,
+) -> Difference | None:
+    """The difference of two means, by one of SciPy's t tests.
+
+    Args:
+        test: of two samples.
+        ours: one sample.
+        theirs: the other.
+        spread: what must not be all alike for a test.
+        margin: below which a difference does not matter.
+    """
+    n = min(len(ours), len(theirs))
+    if not n:
+        return None
+    mean = float(ours.mean() - theirs.mean())
+    if n < FEWEST_PAIRS:
+        return Difference(n, mean)
+    if all(np.ptp(sample) < ROUNDING for sample in spread):
+        if abs(mean) >= ROUNDING:
+            return Difference(n, mean)
+        return Difference(n, mean, p=1.0, p_same=None if margin is None else 0.0)
+    found = test(ours, theirs)
+    low, high = found.confidence_interval(CONFIDENCE)
+    p_same = None
+    if margin is not None:
+        above = test(ours + margin, theirs, alternative="greater")
+        below = test(ours - margin, theirs, alternative="less")
+        p_same = float(max(above.pvalue, below.pvalue))
+    interval = float(low), float(high)
+    return Difference(n, mean, interval, p=float(found.pvalue), p_same=p_same)

@@ -6,20 +6,28 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..config.checks import first_of
-from .compare import BASELINE, QUESTIONS, Row
+from .compare import BASELINE, QUESTIONS, SAME_WITHIN, Row
 from .significance import CONFIDENCE, Difference
 
 FEWEST_FOR_EVIDENCE = 5
 SAME = {"versions": "set of versions", "commit": "commit", "device": "device"}
 OPEN = "open"
 MOST_NAMED = 4  # policies in a sentence
-SAME_WITHIN = 0.005  # half a percentage point
+WITHIN = f"within {100 * SAME_WITHIN:g} points"
 REGIONS = {
     "higher": (0.0, math.inf),
     "lower": (-math.inf, 0.0),
     "same": (-SAME_WITHIN, SAME_WITHIN),
 }
 """By what is expected, between what the difference to the control has to lie."""
+UNCLEAR = "no clear difference"
+SIDES = {
+    "higher": "higher",
+    "lower": "lower",
+    "same": f"the same {WITHIN}",
+    "undecided": UNCLEAR,
+}
+"""By verdict, what a sentence says of a policy."""
 UNTUNED = (
     "No learning rate was tuned, neither for a control nor for a policy: all of them "
     "ran at the configured global rate. A policy may differ from its control for no "
@@ -85,9 +93,10 @@ def verdict(
         "contradicted" if no part of it does, "undecided" if some. Where the expectation
         is open, the policy is picked by looking: "higher" or "lower" if p is at most
         0.05 after Holm's correction, so that the interval is clear of 0 as well;
-        "undecided" if not. "none" without an interval, and where a run of either policy
-        diverged: the runs left over are a choice. "demonstration" whatever the numbers
-        are, if there are caveats. None for a policy without a control.
+        "same" if not and `is_same`; else "undecided". "none" without an interval, and
+        where a run of either policy diverged: the runs left over are a choice.
+        "demonstration" whatever the numbers are, if there are caveats. None for a
+        policy without a control.
     """
     if row.control == row.policy:
         return None
@@ -98,9 +107,15 @@ def verdict(
         return "none"
     if expected != OPEN:
         return _judged(difference, *REGIONS[expected])
-    if difference.p_holm > 1 - CONFIDENCE:
-        return "undecided"
-    return "higher" if difference.mean > 0 else "lower"
+    if difference.p_holm <= 1 - CONFIDENCE:
+        return "higher" if difference.mean > 0 else "lower"
+    return "same" if is_same(difference) else "undecided"
+
+
+def is_same(difference: Difference) -> bool:
+    """Whether one that matters is excluded: p of TOST at most 0.05, corrected."""
+    p = difference.p_same_holm
+    return p is not None and p <= 1 - CONFIDENCE
 
 
 def result(rows: Sequence[Row], demonstration: bool) -> str:
@@ -133,24 +148,32 @@ def _reach(rows: Sequence[Row], question: str) -> str:
 
 def _sides(rows: Sequence[Row], question: str) -> str:
     """Which policies lie higher and lower than their baselines, and which do not."""
-    sides: dict[str, list[str]] = {"higher": [], "lower": [], "no clear difference": []}
+    sides: dict[str, list[str]] = {side: [] for side in SIDES.values()}
     for row in rows:
         if (found := row.answers[question].difference) is None:
             continue
-        side, text = verdict(row, question, demonstration=False), row.policy
-        if side in sides:
+        said, text = str(verdict(row, question, demonstration=False)), row.policy
+        if said in ("higher", "lower"):
             ends = " to ".join(map(points, found.interval or ()))
             text += f" ({points(found.mean)} against {row.control}, {ends})"
-        sides[side if side in sides else "no clear difference"].append(text)
-    told = [
-        f"{side} under {first_of(names, MOST_NAMED)}"
-        for side, names in sides.items()
-        if names
-    ]
-    if not sides["higher"] + sides["lower"]:
-        told = told and ["no clear difference under any policy"]
+        sides[SIDES.get(said, UNCLEAR)].append(text)
     measure = QUESTIONS[question].measure.capitalize()
-    return f"{measure}: {'; '.join(told)}." if told else ""
+    return f"{measure}: {listed(sides)}." if any(sides.values()) else ""
+
+
+def listed(sides: Mapping[str, Sequence[str]]) -> str:
+    """What is said of which policies; of all alike where nothing is clear of any.
+
+    Args:
+        sides: by what is said, the policies; the last is that nothing is clear.
+    """
+    told = {side: names for side, names in sides.items() if names}
+    unclear = [*sides][-1]
+    if [*told] == [unclear]:
+        return f"{unclear} under any policy"
+    return "; ".join(
+        f"{side} under {first_of(names, MOST_NAMED)}" for side, names in told.items()
+    )
 
 
 def _judged(difference: Difference, low: float, high: float) -> str:
@@ -197,6 +220,7 @@ def summary(
     return {
         "baseline": BASELINE,
         "confidence": CONFIDENCE,
+        "same_within": SAME_WITHIN,
         "tuning": tuning(numbers),
         "caveats": list(caveats),
         "questions": {name: q.measure for name, q in QUESTIONS.items()},

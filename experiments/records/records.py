@@ -3,7 +3,7 @@
     <study>/
         config.json     what was asked for: configuration, layers, policies, total_steps
         env.json        the processes that worked on it: versions, device, commit, …
-        summary.json    the table of `compare`
+        summary.json    the table of `compare`; of joined studies joined.json
         report.html
         <policy>-<seed>/
             config.json, env.json   the same, of this run

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from ..analysis import compare
+from ..analysis.across import Axis, Line, Place
 from ..analysis.compare import Row, Run
 from ..analysis.savings import Saving
+from ..analysis.significance import Difference
 from . import charts
 from .charts import Curve, Pen, Scale
 
@@ -105,6 +107,42 @@ def figures(
     )
 
 
+def across(
+    lines: Sequence[Line], axis: Axis, pens: Mapping[str, Pen], *, legend: bool = True
+) -> Charts:
+    """Test accuracy over what differs between studies, and the differences to controls.
+
+    Args:
+        lines: of test accuracy.
+        axis: what the studies differ in.
+        pens: by policy.
+        legend: whether the charts say which line is whose.
+    """
+    means: dict[str, charts.Dependence] = {}
+    differences: dict[str, charts.Dependence] = {}
+    for line in lines:
+        at = [line.places.get(study) for study in axis.places]
+        means[line.policy] = _dependence(at)
+        if line.policy != line.control:
+            differences[line.policy] = _dependence([p and p.difference for p in at])
+    places = [*axis.places.values()]
+
+    def drawn(
+        of: dict[str, charts.Dependence], quantity: str, zero: bool
+    ) -> charts.Figure:
+        return charts.across(
+            of, places, axis.name, quantity, pens, zero=zero, legend=legend
+        )
+
+    found: Charts = {}
+    if means:
+        found["test accuracy"] = drawn(means, "test accuracy, %", False)
+    if differences:
+        quantity = "difference to the baseline, points"
+        found["difference"] = drawn(differences, quantity, True)
+    return found
+
+
 def furthest(runs: Sequence[Run]) -> Run:
     """The run that came furthest, the first of several."""
     return max(runs, key=lambda run: run.step)
@@ -119,24 +157,33 @@ def _differences(rows: Sequence[Row], pens: Mapping[str, Pen]) -> Charts:
     """For each question, every policy by its control."""
     found: Charts = {}
     for name, question in compare.QUESTIONS.items():
-        values = {row.policy: row.answers[name].values for row in rows}
-        pairs: dict[str, list[float]] = {}
-        intervals: dict[str, tuple[float, float]] = {}
-        for row in rows:
-            if difference := row.answers[name].difference:
-                ours, theirs = values[row.policy], values[row.control]
-                pairs[row.policy] = [
-                    100 * (ours[seed] - theirs[seed]) for seed in ours if seed in theirs
-                ]
-                if difference.interval:
-                    low, high = difference.interval
-                    intervals[row.policy] = 100 * low, 100 * high
+        pairs = {
+            policy: [100 * value for value in by_seed.values()]
+            for policy, by_seed in compare.differences(rows, name).items()
+        }
+        intervals = {
+            row.policy: (100 * difference.interval[0], 100 * difference.interval[1])
+            for row in rows
+            if (difference := row.answers[name].difference) and difference.interval
+        }
         if pairs:
             controls = {row.policy: row.control for row in rows}
             found[question.measure] = charts.differences(
                 pairs, intervals, pens, controls, question.measure
             )
     return found
+
+
+def _dependence(at: Sequence[Place | Difference | None]) -> charts.Dependence:
+    """In per cent, what is known at each place."""
+    rows = [
+        (None, None, None)
+        if one is None
+        else (one.mean, *(one.interval or (None,) * 2))
+        for one in at
+    ]
+    mean, low, high = 100 * np.array(rows, float).T
+    return mean, low, high
 
 
 def _of_layers(run: Run, names: Sequence[str]) -> Charts:

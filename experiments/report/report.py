@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 import rich.console
 
-from ..analysis import compare, savings, verdicts
-from ..analysis.compare import Row, Run
+from ..analysis import across, compare, savings, verdicts
+from ..analysis.across import Axis, Line
+from ..analysis.compare import QUESTIONS, Row, Run
 from ..analysis.savings import Saving
 from ..records.records import Records, write_json, write_text
 from ..terminal.display import legible
 from . import charts, tables, writers
 from .charts import Pen
-from .figures import Figures, figures, furthest, series
+from .figures import Charts, Figures, figures, furthest, series
+from .figures import across as figures_across
 from .tables import Table
 
 DATA = {
@@ -188,6 +190,63 @@ class Study:
         return f"git checkout {commit}{dirty}\n{command}"
 
 
+@dataclasses.dataclass(frozen=True)
+class Joined:
+    """What a page tells of several studies together.
+
+    Attributes:
+        studies: by name.
+    """
+
+    studies: Mapping[str, Study]
+
+    @functools.cached_property
+    def axis(self) -> Axis:
+        """What they differ in."""
+        return across.axis([s.records.config for s in self.studies.values()])
+
+    @functools.cached_property
+    def lines(self) -> dict[str, list[Line]]:
+        """By question, the policies that two of them or more have."""
+        rows = {name: study.rows for name, study in self.studies.items()}
+        return {name: across.lines(rows, self.axis, name) for name in QUESTIONS}
+
+    @functools.cached_property
+    def caveats(self) -> list[str]:
+        """Why some of them are demonstrations, and so is what lies between them."""
+        return [
+            f"{name}: {why}" for name, s in self.studies.items() for why in s.caveats
+        ]
+
+    @property
+    def result(self) -> str:
+        """How differences change from the first study to the last."""
+        return across.result(self.lines, self.axis, bool(self.caveats))
+
+    @functools.cached_property
+    def tables(self) -> list[Table]:
+        """What lies between them, for each question, if anything does."""
+        found = [
+            tables.across(lines, self.axis, name, bool(self.caveats))
+            for name, lines in self.lines.items()
+        ]
+        return [table for table in found if table.lines]
+
+    @functools.cached_property
+    def together(self) -> list[Table]:
+        """Their own tables as one."""
+        return tables.joined({name: s.tables for name, s in self.studies.items()})
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Its joined.json."""
+        return across.summary(self.lines, self.axis, self.caveats)
+
+    def figures(self, pens: Mapping[str, Pen], *, legend: bool) -> Charts:
+        """Its figures, as those of a study."""
+        return figures_across(self.lines["accuracy"], self.axis, pens, legend=legend)
+
+
 def build(records: Records, out: Path | None = None, figures: str = "none") -> Path:
     """Writes summary.json, the tables and report.html, and single figures if asked.
 
@@ -206,22 +265,20 @@ def build(records: Records, out: Path | None = None, figures: str = "none") -> P
     text = writers.markdown(title, study.caveats, study.tables)
     write_text(folder / "report.md", text)
     write_text(folder / "tables.csv", writers.numbers({study.name: study.summary}))
-    write_text(folder / "report.html", _html(title, [study], []))
+    write_text(folder / "report.html", _html(title, [study]))
     if figures != "none":
-        (folder / "figures").mkdir(exist_ok=True)
         drawn = study.figures(_pens([study]), legend=True)
-        for name, chart in drawn.files().items():
-            plain = re.sub(r"[^\w.-]+", "-", name)
-            charts.save(chart, folder / "figures" / f"{plain}.{figures}")
+        _save(drawn.files(), folder / "figures", figures)
     return folder / "report.html"
 
 
-def join(several: Sequence[Records], folder: Path) -> Path:
-    """Writes joined.html, joined.md and joined.csv: several studies side by side.
+def join(several: Sequence[Records], folder: Path, figures: str = "none") -> Path:
+    """Writes joined.html, .md, .csv and .json: several studies side by side.
 
     Args:
         several: at least two, each with a name of its own.
         folder: where to write.
+        figures: as of `build`.
 
     Returns:
         The path of joined.html.
@@ -237,13 +294,18 @@ def join(several: Sequence[Records], folder: Path) -> Path:
             "gives them"
         )
     title = f"{', '.join(studies)}: per-layer learning rates"
-    joined = tables.joined({name: study.tables for name, study in studies.items()})
-    reasons = [f"{name}: {why}" for name, s in studies.items() for why in s.caveats]
+    joined = Joined(studies)
+    told = [*joined.tables, *joined.together]
     summaries = {name: study.summary for name, study in studies.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "joined.md", writers.markdown(title, reasons, joined))
+    write_json(folder / "joined.json", joined.summary)
+    write_text(folder / "joined.md", writers.markdown(title, joined.caveats, told))
     write_text(folder / "joined.csv", writers.numbers(summaries))
     write_text(folder / "joined.html", _html(title, [*studies.values()], joined))
+    if figures != "none":
+        drawn = joined.figures(_pens([*studies.values()]), legend=True)
+        files = {f"joined-{name}": chart for name, chart in drawn.items()}
+        _save(files, folder / "figures", figures)
     return folder / "joined.html"
 
 
@@ -292,8 +354,8 @@ def _path(values: np.ndarray) -> str:
     return text
 
 
-def _html(title: str, studies: Sequence[Study], joined: Sequence[Table]) -> str:
-    """The page: the joined tables if there are any, then study by study."""
+def _html(title: str, studies: Sequence[Study], joined: Joined | None = None) -> str:
+    """The page: what lies between the studies if there are several, then each."""
     return writers.html(
         title=title,
         studies=studies,
@@ -302,6 +364,14 @@ def _html(title: str, studies: Sequence[Study], joined: Sequence[Table]) -> str:
         shades=charts.SHADES,
         savings=tables.savings,
     )
+
+
+def _save(drawn: Charts, folder: Path, kind: str) -> None:
+    """Writes a file for each figure."""
+    folder.mkdir(exist_ok=True)
+    for name, chart in drawn.items():
+        plain = re.sub(r"[^\w.-]+", "-", name)
+        charts.save(chart, folder / f"{plain}.{kind}")
 
 
 def _pens(studies: Sequence[Study]) -> dict[str, Pen]:

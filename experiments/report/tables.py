@@ -5,10 +5,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..analysis import across as between
 from ..analysis import savings as analysis
 from ..analysis import verdicts
+from ..analysis.across import Axis, Line
 from ..analysis.compare import BASELINE, QUESTIONS, Answer, Row, Threshold
 from ..analysis.savings import Saving
+from ..analysis.significance import Difference
 
 RESULTS = (
     *("policy", "baseline", "seeds", "test accuracy, %", "difference, points"),
@@ -47,12 +50,35 @@ NOTES = {
         "the difference lies where it was expected, contradicted if no part of it "
         "does, undecided if some. Expected the same means: within 0.5 points.",
         "Where the expectation is open, the difference is found by looking at all "
-        "policies: higher or lower where the corrected p is at most 0.05, undecided "
-        "elsewhere.",
+        "policies: higher or lower where the corrected p is at most 0.05; else the "
+        "same where that of equivalence is; undecided elsewhere.",
+        "Within 0.5 points: where a difference that matters is excluded, whatever was "
+        "expected, with the p of two one-sided paired t tests (TOST), corrected for "
+        "all comparisons (Holm's method); at most 0.05, as the 90 % interval lies "
+        "within 0.5 points.",
         "No verdict without an interval, nor where a run of the policy or of its "
         "baseline diverged, since the runs left over are a choice.",
     ),
+    "across": (
+        "Under each study: the mean difference to the baseline there, in points, with "
+        "its 95 % t interval. Then how much it changes from the first study to the "
+        "last, with the p of that change, corrected for all policies (Holm's method).",
+    ),
+    "across, found": (
+        "Found: where the corrected p is at most 0.05, the difference shrinks or "
+        "grows, or changes its sign if both intervals are clear of 0; the same, if not "
+        "and if a change by 0.5 points is excluded (TOST, p corrected likewise); "
+        "undecided elsewhere. No verdict without an interval, nor where a run of the "
+        "policy or of its baseline diverged.",
+    ),
 }
+TESTS = {
+    True: "The change is paired by seed (t test): first and last study share seeds, "
+    "model and classes, so that a seed means the same in both.",
+    False: "The change is between independent samples (Welch's t test): the same seed "
+    "does not mean the same in the first and in the last study.",
+}
+"""By whether changes are paired, how they are tested."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,6 +177,37 @@ def joined(studies: Mapping[str, Sequence[Table]]) -> list[Table]:
     return found
 
 
+def across(
+    lines: Sequence[Line], axis: Axis, question: str, demonstration: bool
+) -> Table:
+    """Each policy's difference to its control, study by study, and how it changes.
+
+    Args:
+        lines: of that question.
+        axis: what the studies differ in.
+        question: one of `QUESTIONS`.
+        demonstration: whether there are caveats, so that no verdict is given.
+    """
+    first, *_, last = labels = axis.labels
+    found: list[tuple[str, ...]] = []
+    for line in lines:
+        if line.policy == line.control:
+            continue
+        places = [line.places.get(study) for study in axis.places]
+        told = [*(place and place.difference for place in places), line.change]
+        cells = [*map(_spanned, told), _tested(line.change)[2]]
+        if not demonstration:
+            cells.append(_judged(str(between.verdict(line, axis)), line.change))
+        found.append((line.policy, line.control, *cells))
+    headings = ("policy", "baseline", *labels, f"{last} − {first}", "p (Holm)")
+    notes = (*NOTES["across"], TESTS[axis.paired])
+    if not demonstration:
+        headings, notes = (*headings, "found"), (*notes, *NOTES["across, found"])
+    measure = QUESTIONS[question].measure
+    title = f"Difference in {measure} by {axis.name}, points"
+    return Table(title, headings, tuple(found), notes)
+
+
 def savings(rows: Sequence[Saving]) -> Table:
     """What frozen layers save, phase by phase."""
     lines = tuple(row.cells for row in rows)
@@ -177,12 +234,10 @@ def compared(row: Row, answer: Answer) -> tuple[str, str, str]:
         return "baseline", "–", "–"
     if found is None:
         return "–", "–", "–"
-    mean = verdicts.points(found.mean)
+    mean, interval, p = _tested(found)
     if found.n != len(answer.values):  # where runs are left over
         mean += f", n = {found.n}"
-    interval = " to ".join(map(verdicts.points, found.interval or ())) or "–"
-    p = "–" if found.p_holm is None else f"{found.p_holm:.3f}"
-    return mean, interval, "< 0.001" if p == "0.000" else p
+    return mean, interval, p
 
 
 def taken(threshold: Threshold) -> str:
@@ -196,6 +251,36 @@ def taken(threshold: Threshold) -> str:
         if threshold.reached == threshold.n
         else f"{text} ({threshold.reached}/{threshold.n})"
     )
+
+
+def _tested(found: Difference | None) -> tuple[str, str, str]:
+    """A difference in points, its interval, and the corrected p value."""
+    if found is None:
+        return "–", "–", "–"
+    interval = " to ".join(map(verdicts.points, found.interval or ())) or "–"
+    p = "–" if found.p_holm is None else _p(found.p_holm)
+    return verdicts.points(found.mean), interval, p
+
+
+def _spanned(found: Difference | None) -> str:
+    """A difference in points, and in brackets its interval if it has one."""
+    mean, interval, _ = _tested(found)
+    return mean if interval == "–" else f"{mean} ({interval})"
+
+
+def _judged(said: str, found: Difference | None) -> str:
+    """A verdict; and p of equivalence where a difference that matters is excluded."""
+    if said == "none":
+        return "no verdict"
+    if not found or found.p_same_holm is None or not verdicts.is_same(found):
+        return said
+    p = _p(found.p_same_holm)
+    return f"{said}\n{verdicts.WITHIN}: p {p if '<' in p else f'= {p}'}"
+
+
+def _p(value: float) -> str:
+    text = f"{value:.3f}"
+    return "< 0.001" if text == "0.000" else text
 
 
 def _notes(table: str) -> tuple[str, ...]:
@@ -234,5 +319,7 @@ def _found(
         return "baseline"
     asked = verdicts.expected(about, question)
     said = verdicts.verdict(row, question, demonstration, asked)
-    found = "" if demonstration else {"none": "no verdict"}.get(str(said), str(said))
-    return f"expected: {asked}" + f"\nfound: {found}" * bool(found)
+    if demonstration:
+        return f"expected: {asked}"
+    found = _judged(str(said), row.answers[question].difference)
+    return f"expected: {asked}\nfound: {found}"

@@ -22,6 +22,7 @@ TEMPLATES = jinja2.FileSystemLoader(Path(__file__).with_name("templates"))
 MARKDOWN = {"&": "&amp;", "<": "&lt;", "\n": "<br>", "\r": ""} | {
     mark: f"\\{mark}" for mark in "\\`*_[]|~$#"
 }
+TESTED = ("p", "p_holm", "p_same", "p_same_holm")
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 """What begins a cell that a spreadsheet would reckon out, or look behind for one."""
 
@@ -160,7 +161,7 @@ def _numbers(study: str, row: Mapping[str, Any]) -> dict[str, Any]:
             "difference": difference.get("mean"),
             "low": low,
             "high": high,
-            **{field: difference.get(field) for field in ("p", "p_holm")},
+            **{field: difference.get(field) for field in TESTED},
             **{field: answer[field] for field in ("expected", "verdict")},
         }
         found |= {f"{question}_{field}": value for field, value in numbers.items()}

@@ -16,6 +16,8 @@ from .look import pens_for as pens_for
 from .look import save as save
 from .look import spec as spec
 from .policies import Curve as Curve
+from .policies import Dependence as Dependence
+from .policies import across as across
 from .policies import curves as curves
 from .policies import differences as differences
 from .policies import search as search

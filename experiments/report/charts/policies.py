@@ -3,6 +3,7 @@
 Those of several policies have a parameter `hidden`: the names of those not shown.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,6 +29,8 @@ from .look import (
 
 Curve = tuple[np.ndarray, np.ndarray]
 """Steps (S,) and values (seeds, S); NaN where a seed has none."""
+Dependence = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Means (S,) and the ends of their intervals (S,) in S studies; NaN where unknown."""
 LEGEND = alt.Legend(title=None, symbolType="stroke", symbolOpacity=1)
 
 
@@ -131,11 +134,7 @@ def curves(
         alt.Tooltip("low:Q", title="lowest seed"),
         alt.Tooltip("high:Q", title="highest seed"),
     ]
-    dash = alt.StrokeDash(
-        "policy:N",
-        scale=alt.Scale(domain=[*drawn], range=[dash for _, dash in drawn.values()]),
-        legend=LEGEND if legend else None,
-    )
+    dash = _dash(drawn, legend=legend)
     zoom = alt.selection_interval(
         name=re.sub(r"\W", "_", f"zoom {quantity} {against}"),
         bind="scales",
@@ -157,6 +156,78 @@ def curves(
         .properties(width=WIDTH, height=200)
         .add_params(zoom)
     )
+
+
+def across(
+    lines: Mapping[str, Dependence],
+    places: Sequence[float | str],
+    field: str,
+    quantity: str,
+    pens: Mapping[str, Pen],
+    *,
+    zero: bool = False,
+    legend: bool = True,
+) -> Figure:
+    """A line a policy over what differs between studies, with intervals.
+
+    Policies stand a little beside one another, so that no interval hides another.
+
+    Args:
+        lines: by policy.
+        places: what differs, of the S studies: rising numbers, or words.
+        field: name of the horizontal axis.
+        quantity: name and unit of the vertical one.
+        pens: by policy.
+        zero: whether to rule a line at 0.
+        legend: whether the chart says which line is whose.
+    """
+    labels = [place if isinstance(place, str) else f"{place:,g}" for place in places]
+    at = np.arange(len(places), dtype=float)
+    if not isinstance(places[0], str):
+        at = np.asarray(places, float)
+        at = np.log10(at) if at[0] > 0 and at[-1] > 10 * at[0] else at
+    gap = np.diff(at).min()
+    shifts = np.linspace(-0.15, 0.15, max(2, len(lines))) * gap
+    rows = [
+        {"policy": name, "place": label, "x": x, "mean": mean, "low": low, "high": high}
+        for (name, ends), shift in zip(lines.items(), shifts, strict=False)
+        for label, x, mean, low, high in zip(
+            labels, rounded(at + shift, 8), *map(rounded, ends), strict=True
+        )
+        if mean is not None
+    ]
+    ticks = at.tolist()
+    said = f"{json.dumps(labels)}[indexof({json.dumps(ticks)}, datum.value)]"
+    x = alt.X(
+        "x:Q",
+        title=field,
+        scale=alt.Scale(domain=[ticks[0] - gap / 4, ticks[-1] + gap / 4], nice=False),
+        axis=alt.Axis(
+            values=ticks,
+            labelExpr=said,
+            labelLimit=WIDTH // len(places),
+            labelOverlap=False,
+        ),
+    )
+    y = alt.Y("mean:Q", title=quantity, scale=alt.Scale(zero=False))
+    told = [
+        alt.Tooltip("policy:N"),
+        alt.Tooltip("place:N", title=field),
+        alt.Tooltip("mean:Q", title=f"mean {quantity}"),
+        alt.Tooltip("low:Q", title="95 % interval from"),
+        alt.Tooltip("high:Q", title="to"),
+    ]
+    drawn = {name: pens[name] for name in lines}
+    base = _of_policies(rows, drawn, legend=legend).encode(x=x)
+    rule = alt.Chart(data([{"y": 0}] if zero else [])).mark_rule(color=INK)
+    return alt.layer(
+        rule.encode(y="y:Q"),
+        base.mark_line(strokeWidth=1.5).encode(
+            y=y, strokeDash=_dash(drawn, legend=legend)
+        ),
+        base.mark_rule(strokeWidth=1.5).encode(y="low:Q", y2="high:Q", tooltip=told),
+        base.mark_point(filled=True, size=40, opacity=1).encode(y=y, tooltip=told),
+    ).properties(width=WIDTH, height=260)
 
 
 def search(
@@ -200,6 +271,15 @@ def search(
             )
         )
     return alt.hconcat(*found)
+
+
+def _dash(pens: Mapping[str, Pen], *, legend: bool) -> alt.StrokeDash:
+    """That of each policy."""
+    return alt.StrokeDash(
+        "policy:N",
+        scale=alt.Scale(domain=[*pens], range=[dash for _, dash in pens.values()]),
+        legend=LEGEND if legend else None,
+    )
 
 
 def _of_policies(

@@ -4,14 +4,18 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from experiments.analysis import significance
 from experiments.analysis.significance import (
     Difference,
     Time,
+    corrected,
     holm,
+    interval,
     median_time,
     paired,
+    unpaired,
 )
 
 INFINITE = math.inf
@@ -56,6 +60,98 @@ def test_pairs_that_differ_by_the_same_have_no_p():
     # In floats these differ by 0.1 and a little rounding each, hence a t of 10^15.
     found = paired(by_seed([0.3, 0.4, 0.9]), by_seed([0.2, 0.3, 0.8]))
     assert found == Difference(3, pytest.approx(0.1), interval=None, p=None)
+
+
+# What the documentation of other libraries prints: the yields of the manual of NCSS, as
+# TOSTER's tests hold them (R), and the pairs in the reference of pingouin.tost.
+YIELDS = (
+    [452, 874, 554, 447, 356, 754, 558, 574, 664, 682, 547, 435, 245],
+    [546, 547, 774, 465, 459, 665, 467, 365, 589, 534, 456, 651, 654, 665, 546, 537],
+)
+PINGOUIN = by_seed([4, 7, 8, 6, 3, 2]), by_seed([6, 8, 7, 10, 11, 9])
+
+
+def test_equivalence_of_samples_is_that_of_others():
+    found = unpaired(*YIELDS, margin=110)
+    assert found.n == 13
+    assert found.mean == pytest.approx(-8.1153846)
+    assert found.interval == pytest.approx((-120.27336, 104.04259), abs=1e-5)
+    assert found.p_same == pytest.approx(0.03628, abs=1e-5)
+
+
+def test_equivalence_of_pairs_is_that_of_others():
+    assert paired(*PINGOUIN, margin=0.5).p_same == pytest.approx(0.954854, abs=1e-6)
+
+
+def test_welch_is_what_a_hand_finds():
+    ours, theirs = [0.1, 0.2, 0.3], [0.1, 0.1, 0.4, 0.4]
+    # Variances of the means are 0.01 / 3 and 0.03 / 4, degrees of freedom 4.76….
+    a, b = 0.01 / 3, 0.03 / 4
+    freedom = (a + b) ** 2 / (a**2 / 2 + b**2 / 3)
+    half = stats.t.ppf(0.975, freedom) * math.sqrt(a + b)
+    found = unpaired(ours, theirs)
+    assert (found.n, found.mean) == (3, pytest.approx(-0.05))
+    assert found.interval == pytest.approx((-0.05 - half, -0.05 + half))
+    tail = stats.t.cdf(-0.05 / math.sqrt(a + b), freedom)
+    assert found.p == pytest.approx(2 * tail)
+    assert found.p_same is None
+
+
+@pytest.mark.parametrize("test", ["pairs", "samples"])
+def test_equivalence_is_where_the_90_percent_interval_lies_within_the_margin(test):
+    rng, seen = np.random.default_rng(4), set()
+    for sample in rng.normal(0, 0.01, size=(200, 2, 6)):
+        ours, theirs = sample
+        if test == "pairs":
+            found = paired(by_seed(ours), by_seed(theirs), margin=0.01)
+            inner = stats.ttest_rel(ours, theirs).confidence_interval(0.9)
+        else:
+            found = unpaired(ours, theirs, margin=0.01)
+            inner = stats.ttest_ind(ours, theirs, equal_var=False)
+            inner = inner.confidence_interval(0.9)
+        same = inner.low > -0.01 and inner.high < 0.01
+        assert (found.p_same < 0.05) == same
+        seen.add(same)
+    assert seen == {False, True}
+
+
+def test_pairs_that_do_not_differ_are_the_same_within_any_margin():
+    same = by_seed([0.5, 0.6, 0.7])
+    assert paired(same, same, margin=0.005) == Difference(3, 0.0, p=1.0, p_same=0.0)
+    apart = by_seed([0.6, 0.7, 0.8])
+    assert paired(apart, same, margin=0.005).p_same is None
+
+
+def test_few_or_equal_samples_allow_no_test():
+    assert unpaired([], [0.5]) is None
+    assert unpaired([0.5, 0.7], [0.5, 0.6, 0.7], margin=1.0) == Difference(
+        2, pytest.approx(0.0)
+    )
+    assert unpaired([0.5] * 3, [0.5] * 4) == Difference(3, 0.0, p=1.0)
+
+
+def test_the_interval_of_a_mean_is_what_a_hand_finds():
+    half = 4.302653 * 0.01 / math.sqrt(3)  # the printed quantile, as above
+    assert interval([0.51, 0.52, 0.53]) == pytest.approx((0.52 - half, 0.52 + half))
+    assert interval([0.5, 0.6]) is None
+
+
+def test_differences_and_equivalences_are_families_of_their_own():
+    found = corrected(
+        {
+            "a": Difference(5, 0.1, p=0.01, p_same=0.5),
+            "b": Difference(5, 0.1, p=0.04, p_same=0.01),
+            "c": Difference(2, 0.1),
+            "d": None,
+        }
+    )
+    # Those without a test count in both families, with a p of 1.
+    assert found["a"].p_holm == pytest.approx(0.04)
+    assert found["b"].p_holm == pytest.approx(0.12)
+    assert found["b"].p_same_holm == pytest.approx(0.04)
+    assert found["a"].p_same_holm == 1
+    assert found["c"] == Difference(2, 0.1)
+    assert found["d"] is None
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from experiments.analysis import compare, verdicts
@@ -10,6 +12,8 @@ LOWER = Difference(5, -0.02, (-0.03, -0.01), p=0.01, p_holm=0.03)
 OPEN = Difference(5, 0.02, (-0.01, 0.05), p=0.3, p_holm=0.9)
 LONE = Difference(5, 0.02, (0.001, 0.039), p=0.04, p_holm=0.2)
 FEW = Difference(2, 0.02)
+SAME = dataclasses.replace(OPEN, mean=0.001, p_same=0.01, p_same_holm=0.05)
+TINY = dataclasses.replace(HIGHER, mean=0.001, p_same=0.01, p_same_holm=0.05)
 SESSION = {
     "versions": {"jax": "0.10"},
     "commit": "c0ffee",
@@ -85,12 +89,26 @@ def test_two_sessions_in_the_same_place_are_none():
         (LOWER, "lower"),
         (OPEN, "undecided"),
         (LONE, "undecided"),  # its interval is clear of 0, its corrected p is not small
+        (SAME, "same"),
+        (dataclasses.replace(SAME, p_same_holm=0.06), "undecided"),
+        (TINY, "higher"),
         (FEW, "none"),
         (None, "none"),
     ],
 )
 def test_the_verdict_follows_the_corrected_p(difference, expected):
     assert verdicts.verdict(row(difference), "accuracy", False) == expected
+
+
+def test_a_sentence_says_where_a_difference_that_matters_is_excluded():
+    told = [row(SAME), row(OPEN, policy="b"), row(HIGHER, policy="c")]
+    assert verdicts.result(told, demonstration=False) == (
+        "Test accuracy: higher under c (+2.0 against uniform, +1.0 to +3.0); the same "
+        "within 0.5 points under a; no clear difference under b."
+    )
+    assert verdicts.result(told[1:2], demonstration=False) == (
+        "Test accuracy: no clear difference under any policy."
+    )
 
 
 def test_each_question_has_a_verdict_of_its_own():
@@ -193,6 +211,8 @@ def test_the_summary_is_strict_json_and_holds_all_of_both_questions():
             "interval": [0.01, 0.03],
             "p": 0.01,
             "p_holm": 0.03,
+            "p_same": None,
+            "p_same_holm": None,
         },
         "n": 5,
         "mean": 0.5,

@@ -33,9 +33,14 @@ new Promise((resolve) => (function look() {
 
 def built(folder, accuracies, rename=lambda recorded: recorded):
     """A report of policies with these accuracies."""
+    return report.build(rename(recorded(folder, accuracies)))
+
+
+def recorded(folder, accuracies, **changes):
+    """The records of policies with these accuracies."""
     about = written.CONFIG["policies"]["uniform"]
     policies = dict.fromkeys(accuracies, about)
-    config = written.CONFIG | {"policies": policies, "seeds": [0, 1, 2]}
+    config = written.CONFIG | {"policies": policies, "seeds": [0, 1, 2]} | changes
     at = {key: written.TRAIN[key] for key in ("step", "images", "seconds")}
     layers = {
         "gradient_norm": [1.0, 0.1],
@@ -57,8 +62,7 @@ def built(folder, accuracies, rename=lambda recorded: recorded):
                     end,
                 )
             ]
-    recorded = records.read(written.study(folder, told, config))
-    return report.build(rename(recorded))
+    return records.read(written.study(folder, told, config))
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +256,29 @@ def test_a_policy_can_be_hidden_in_all_figures_and_shown_again(tab):
 def test_nothing_runs_over_the_edge(tab, width):
     screen(tab, width, 844)
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    tab("Emulation.clearDeviceMetricsOverride")
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_a_joined_page_shows_what_lies_between_the_studies_first(
+    width, chromium, tmp_path
+):
+    several = [
+        recorded(tmp_path / name, ACCURACY, name=name, images_per_class=images)
+        for name, images in (("few", 20), ("more", 100), ("many", 500))
+    ]
+    screen(chromium, width, 900)
+    tab = opened(chromium, report.join(several, tmp_path))
+    first = "figure[aria-label='test accuracy by images per class'] svg"
+    assert place(tab, first)[0] <= 900 - 100
+    if width > 390:
+        assert place(tab, "figure[aria-label^=difference] svg")[1] <= 900
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    marks = "figure[aria-label$='by images per class'] path[fill='#e69f00']"
+    assert visible(tab, marks) == 6  # three studies in two figures
+    tab.evaluate("document.querySelector('.policies input[value=early]').click()")
+    assert visible(tab, marks) == 0
+    assert is_quiet(tab)
     tab("Emulation.clearDeviceMetricsOverride")
 
 

@@ -89,6 +89,9 @@ def test_a_hidden_policy_is_in_no_part_of_a_chart():
     for chart in (
         charts.curves(told, "loss", legend=False),
         charts.differences({"a": [1.0], "b": [2.0]}, {}, pens, dict(a="x", b="x")),
+        charts.across(
+            {"a": ends(1, 2), "b": ends(1, 2)}, "xy", "f", "q", pens, legend=False
+        ),
     ):
         colour = pens["b"][0]
         assert colour in drawn(chart)
@@ -109,6 +112,54 @@ def test_differences_show_each_seed_the_mean_and_an_interval_where_there_is_one(
     ]
     text = drawn(chart)
     assert text.count('aria-roledescription="point"') == 4 + 2
+
+
+def ends(*means):
+    """Means with intervals of one to both sides."""
+    found = np.array(means, float)
+    return found, found - 1, found + 1
+
+
+def labels(chart):
+    """The labels of the horizontal axis, as they are drawn."""
+    text = html.unescape(drawn(chart))
+    axis = text.split("X-axis")[1].split("role-axis-title")[0]
+    return re.findall(r"<text[^>]*>([^<]*)</text>", axis)
+
+
+@pytest.mark.parametrize(
+    ("places", "told", "at"),
+    [
+        ([20, 100, 500], ["20", "100", "500"], np.log10([20, 100, 500])),
+        ([0.0, 0.2, 0.8], ["0", "0.2", "0.8"], [0, 0.2, 0.8]),
+        (["plain8", "resnet8", "a"], ["plain8", "resnet8", "a"], [0, 1, 2]),
+    ],
+)
+def test_lines_stand_over_what_differs_and_beside_one_another(places, told, at):
+    lines = {"a": ends(1, 2, 3), "b": ends(3, np.nan, 1)}
+    pens = charts.pens_for(["c", "b", "a"])
+    chart = charts.across(lines, places, "field", "quantity, %", pens)
+    (data,) = (data for data in rows(chart) if data and "policy" in data[0])
+    assert [(row["policy"], row["place"], row["mean"]) for row in data] == [
+        *(("a", told[0], 1), ("a", told[1], 2), ("a", told[2], 3)),
+        *(("b", told[0], 3), ("b", told[2], 1)),
+    ]
+    assert all(row["low"] == row["mean"] - 1 for row in data)
+    apart = [data[i]["x"] - at[i] for i in range(3)]
+    assert apart == pytest.approx([apart[0]] * 3, abs=1e-6)
+    assert data[3]["x"] - at[0] == pytest.approx(-apart[0], abs=1e-6)
+    assert labels(chart) == told
+    text = drawn(chart)
+    assert all(pens[name][0] in text for name in lines)
+    assert pens["c"][0] not in text  # nor in its legend
+
+
+@pytest.mark.parametrize("zero", [False, True])
+def test_differences_are_drawn_with_a_line_at_zero(zero):
+    pens = charts.pens_for(["a"])
+    chart = charts.across({"a": ends(5, 6)}, [1, 2], "f", "q", pens, zero=zero)
+    rules = drawn(chart).count('aria-roledescription="rule mark"')
+    assert rules == 2 + zero
 
 
 @pytest.mark.parametrize("count", [2, layers.LAYERS, layers.LAYERS + 1])
@@ -197,6 +248,7 @@ def test_names_are_drawn_as_they_stand(name):
     for chart in (
         charts.curves({name: (STEPS, np.ones((2, 3)))}, name, name),
         charts.differences({name: [1.0]}, {}, pens, {name: "u"}, name),
+        charts.across({name: ends(1, 2)}, [name, "b"], name, name, pens),
         charts.multipliers(np.ones(1), one, [name]),
         charts.layer_values(np.ones(1), one, [name], name, "log"),
         charts.quantiles(STEPS, np.ones((3, 5)), name, name),

@@ -218,7 +218,8 @@ def test_enough_seeds_on_the_whole_set_bring_verdicts_on_each_question(tmp_path)
     assert said[:3] == ["+10.0", "+9.8 to +10.2", "< 0.001"]
     assert lines(recorded, "Speed")["early-first"][1:4] == ["+0.0", "–", "1.000"]
     assert lines(recorded, "Expected and found")["early-first"][1:] == [
-        *("expected: open\nfound: higher", "expected: open\nfound: undecided")
+        "expected: open\nfound: higher",
+        "expected: open\nfound: same\nwithin 0.5 points: p < 0.001",
     ]
 
 
@@ -234,7 +235,7 @@ def test_the_page_begins_with_what_came_out(tmp_path):
     said = (
         "2 policies × 5 seeds of cnn-shallow on CIFAR-10, 64 steps a run.</strong> "
         "Test accuracy: higher under early-first (+10.0 against uniform, +9.8 to "
-        "+10.2). Learning-curve area: no clear difference under any policy."
+        "+10.2). Learning-curve area: the same within 0.5 points under early-first."
     )
     assert said in text
     assert text.index(said) < text.index("<figure")
@@ -254,7 +255,7 @@ def test_expectations_are_held_against_what_was_found(tmp_path):
         "early-first": [
             EARLY,
             "expected: lower\nfound: contradicted",
-            "expected: same\nfound: supported",
+            "expected: same\nfound: supported\nwithin 0.5 points: p < 0.001",
         ],
     }
 
@@ -601,6 +602,89 @@ def test_several_studies_are_joined_in_one_page(tmp_path, built):
             "other"
         ]
     assert "| uniform | other |" in (tmp_path / "out" / "joined.md").read_text()
+
+
+def sizes(folder, **of_last):
+    """Studies of 20 and of 500 images a class; early-first is ahead in the first."""
+    return [
+        study(
+            folder / name,
+            [
+                *(events("uniform", seed) for seed in range(5)),
+                *(
+                    events("early-first", seed, test=0.5 + difference)
+                    for seed, difference in enumerate(differences)
+                ),
+            ],
+            ("uniform", "early-first"),
+            seeds=5,
+            **{"name": name, "data": "cifar10", "images_per_class": images} | changes,
+        )
+        for name, images, differences, changes in (
+            ("many", 500, (0.0, 0.001, 0.002, 0.004, 0.003), {}),
+            ("few", 20, (0.1, 0.101, 0.102, 0.1, 0.102), of_last),
+        )
+    ]
+
+
+def test_a_joined_page_begins_with_what_lies_between_the_studies(tmp_path):
+    path = report.join(sizes(tmp_path), tmp_path / "out")
+    text = " ".join(path.read_text().split())
+    assert (
+        "2 studies that differ in images per class.</strong> Difference in test "
+        "accuracy to the baseline, from images per class 20 to 500: shrinks under "
+        "early-first (+10.1 to +0.2)." in text
+    )
+    assert text.index('aria-label="test accuracy by images per class"') < text.index(
+        'aria-label="difference by images per class"'
+    )
+    first, *_ = Page(path.read_text()).tables
+    assert first[0] == (
+        *("policy", "baseline", "20", "500", "500 − 20", "p (Holm)", "found"),
+    )
+    assert first[1][:4] == (
+        *("early-first", "uniform", "+10.1 (+10.0 to +10.2)", "+0.2 (+0.0 to +0.4)"),
+    )
+    assert "The change is paired by seed" in text
+    assert "| 20 | 500 | 500 − 20 |" in path.with_suffix(".md").read_text()
+
+
+def test_what_the_joined_tables_show_is_kept_in_numbers(tmp_path):
+    path = report.join(sizes(tmp_path), tmp_path / "out")
+    told = records.read_json(path.with_suffix(".json"), "joined")
+    assert (told["field"], told["studies"]) == (
+        *("images_per_class", {"few": 20, "many": 500}),
+    )
+    _, early = told["questions"]["accuracy"]
+    assert early["places"]["few"]["difference"]["mean"] == pytest.approx(0.101)
+    assert early["change"]["mean"] == pytest.approx(-0.099)
+
+
+def test_studies_that_differ_in_more_than_one_question_go_by_their_names(tmp_path):
+    path = report.join(sizes(tmp_path, model="vgg5", rate=0.1), tmp_path / "out")
+    text = " ".join(path.read_text().split())
+    assert "2 studies.</strong> Difference in test accuracy" in text
+    assert "from study many to few" in text
+    assert "Welch's t test" in html.unescape(text)
+
+
+def test_what_lies_between_demonstrations_has_no_verdict(tmp_path):
+    many, few = sizes(tmp_path)
+    few.config["seeds"] = list(range(6))
+    path = report.join([many, few], tmp_path / "out")
+    text = " ".join(path.read_text().split())
+    assert "evidence: few: only 10 of 12 runs came to their end.</mark>" in text
+    assert "changes by −9.9 points (early-first)" in text
+    assert Page(path.read_text()).tables[0][0][-1] == "p (Holm)"
+    told = json.loads(path.with_suffix(".json").read_text())
+    assert told["questions"]["accuracy"][1]["verdict"] == "demonstration"
+
+
+def test_figures_of_joined_studies_are_written_for_a_paper(tmp_path):
+    report.join(sizes(tmp_path), tmp_path / "out", "svg")
+    assert {path.name for path in (tmp_path / "out" / "figures").iterdir()} == {
+        *("joined-test-accuracy.svg", "joined-difference.svg"),
+    }
 
 
 def test_a_policy_has_one_colour_in_all_studies_of_a_page(tmp_path):

@@ -1,0 +1,66 @@
+"""Draws the paired differences of a study, of which only summary.json was kept.
+
+    python benchmarks/study_figure.py docs/studies/cifar10-shallow
+
+The figure is differences.png beside it. `report FOLDER --figures png` draws those of a
+study whose records are there.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+from typing import Any
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+import altair as alt
+
+from experiments.analysis.compare import QUESTIONS
+from experiments.report import charts
+from experiments.report.charts import Figure, Pen
+
+
+def chart(summary: dict[str, Any]) -> alt.HConcatChart:
+    """The differences in test accuracy, and in learning-curve area."""
+    rows = {row["policy"]: row for row in summary["rows"]}
+    pens = charts.pens_for(rows)
+    return alt.hconcat(*(_differences(rows, question, pens) for question in QUESTIONS))
+
+
+def draw(folder: pathlib.Path) -> pathlib.Path:
+    """Draws the summary.json of a folder into differences.png; where that is."""
+    drawn = folder / "differences.png"
+    text = (folder / "summary.json").read_text(encoding="utf-8")
+    charts.save(chart(json.loads(text)), drawn)
+    return drawn
+
+
+def _differences(
+    rows: dict[str, dict[str, Any]], question: str, pens: dict[str, Pen]
+) -> Figure:
+    """Each policy by its control, as a report draws it."""
+    answers = {policy: row["answers"][question] for policy, row in rows.items()}
+    controls = {policy: row["control"] for policy, row in rows.items()}
+    pairs: dict[str, list[float]] = {}
+    intervals: dict[str, tuple[float, float]] = {}
+    for policy, answer in answers.items():
+        if difference := answer["difference"]:
+            theirs = answers[controls[policy]]["values"]
+            pairs[policy] = [
+                100 * (ours - theirs[seed])
+                for seed, ours in answer["values"].items()
+                if seed in theirs
+            ]
+            if difference["interval"]:
+                low, high = difference["interval"]
+                intervals[policy] = 100 * low, 100 * high
+    measure = QUESTIONS[question].measure
+    return charts.differences(pairs, intervals, pens, controls, measure)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("folders", type=pathlib.Path, nargs="+", metavar="FOLDER")
+    for folder in parser.parse_args().folders:
+        print(draw(folder))

@@ -1,0 +1,50 @@
+"""The figure of a study that is drawn from its summary.json alone."""
+
+import json
+import pathlib
+import statistics
+
+import pytest
+import study_figure
+
+from experiments.report import charts
+
+SHALLOW = pathlib.Path(__file__).parents[1] / "docs" / "studies" / "cifar10-shallow"
+QUESTIONS = {
+    "accuracy": "difference in test accuracy",
+    "speed": "difference in learning-curve area",
+}
+SUMMARY = json.loads((SHALLOW / "summary.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_the_figure_holds_the_differences_of_the_summary(question):
+    spec = charts.spec(study_figure.chart(SUMMARY))
+    (found,) = (of for of in spec["hconcat"] if QUESTIONS[question] in json.dumps(of))
+    (name,) = {of["data"]["name"] for of in found["layer"] if "transform" in of}
+    drawn = {row["policy"]: row for row in spec["datasets"][name]}
+    told = {row["policy"]: row for row in SUMMARY["rows"] if row["policy"] != "uniform"}
+    assert drawn.keys() == told.keys()
+    for policy, row in told.items():
+        found = row["answers"][question]["difference"]
+        assert len(drawn[policy]["seeds"]) == found["n"]
+        ends = [drawn[policy][end] for end in ("low", "high")]
+        assert ends == pytest.approx([100 * end for end in found["interval"]], abs=1e-4)
+        for mean in (drawn[policy]["mean"], statistics.fmean(drawn[policy]["seeds"])):
+            assert mean == pytest.approx(100 * found["mean"], abs=1e-3)
+        assert drawn[policy]["label"] == f"{policy} − {row['control']}"
+
+
+def test_a_policy_without_a_difference_or_an_interval_is_drawn_without_it(tmp_path):
+    none = {"values": {"1": 0.5}, "difference": None}
+    some = {"values": {"0": 0.5, "1": 0.6}, "difference": {"interval": None}}
+    rows = [
+        {"policy": name, "control": "uniform", "answers": dict.fromkeys(QUESTIONS, of)}
+        for name, of in (("uniform", none), ("a", some), ("b", none))
+    ]
+    (tmp_path / "summary.json").write_text(json.dumps({"rows": rows}))
+    path = study_figure.draw(tmp_path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    data = charts.spec(study_figure.chart({"rows": rows}))["datasets"].values()
+    (row,) = next(rows for rows in data if "policy" in rows[0])
+    assert (row["policy"], row["seeds"], row["low"]) == ("a", [pytest.approx(10)], None)
