@@ -36,11 +36,6 @@ SETTINGS = [
 ]
 
 
-quick_jit = functools.partial(
-    jax.jit, compiler_options={"xla_backend_optimization_level": 0}
-)  # as compiling is what takes the time here
-
-
 def drawn(seed, *leading):
     """Random numbers in these leading axes and the shapes of the weights."""
     rng = np.random.default_rng(seed)
@@ -98,7 +93,7 @@ def trainer(name, decay):
         after = optax.apply_updates(params, updates)
         return (after, state), params
 
-    @quick_jit
+    @jax.jit
     def train(multipliers):
         told = NOISE, jnp.asarray(RATES), multipliers
         start = INITIAL, optimizer.init(INITIAL)
@@ -264,13 +259,13 @@ def jitted(name):
     """Its `init` and `update`, with the decay that Optax has by this name."""
     apart = name in ("adamw", "muon")
     optimizer = made(name, "following" if apart else "coupled")
-    return optimizer.init, quick_jit(optimizer.update)
+    return optimizer.init, jax.jit(optimizer.update)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_under_multipliers_of_1_updates_are_those_of_optax(name):
     init, update = jitted(name)
-    reference = quick_jit(lambda rate, *args: plain(name, rate).update(*args))
+    reference = jax.jit(lambda rate, *args: plain(name, rate).update(*args))
     # Decay that is apart is multiplied by η λ here, by λ and then by η there.
     tolerance = 1e-8 if name in ("adamw", "muon") else 0
     state, plain_state = init(INITIAL), plain(name, 0.0).init(INITIAL)
@@ -375,7 +370,7 @@ def test_a_rule_multiplies_what_the_optimizer_makes_of_the_rate(name, decay):
     results = []
     for optimizer in (ours, known):
         state = optimizer.init(INITIAL)._replace(hyperparams=told)
-        updates, state = quick_jit(optimizer.update)(gradients, state, INITIAL)
+        updates, state = jax.jit(optimizer.update)(gradients, state, INITIAL)
         results.append(flat(updates))
         used = optax_llr.layer_multipliers(LAYERS, state)
         np.testing.assert_allclose(list(used.values()), multipliers, rtol=1e-6)
