@@ -100,6 +100,7 @@ def prepared(config: Config) -> Dataset:
         train_fraction=config.train_fraction,
         images_per_class=config.images_per_class,
         label_noise=config.label_noise,
+        context=config.context,
     )
     check_sizes(config)
     signals.check()
