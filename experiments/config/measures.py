@@ -1,9 +1,17 @@
 """What runs are judged by: the accuracy on images, the loss on text."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from .texts import BYTES, is_text
+
+Direction = Literal["higher", "lower", "same", "open"]
+OPPOSITE: dict[Direction, Direction] = {
+    "higher": "lower",
+    "lower": "higher",
+    "same": "same",
+    "open": "open",
+}
 
 
 class Measure(NamedTuple):
@@ -28,15 +36,18 @@ class Measure(NamedTuple):
         """As it is written, without the unit."""
         return f"{self.factor * value:.{self.digits}f}"
 
+    def said(self, value: float) -> str:
+        """In words: its name, the value and the unit."""
+        return f"{self.name} {self.shown(value)} {self.unit}"
+
     def signed(self, difference: float) -> str:
         """A difference with its sign; a true minus, so that columns align."""
         rounded = round(self.factor * difference, self.digits) + 0.0
         return f"{rounded:+.{self.digits}f}".replace("-", "−")
 
-    def expected(self, direction: str) -> str:
+    def expected(self, direction: Direction) -> Direction:
         """Where this measure is expected, where `direction` is that of the accuracy."""
-        flipped = {"higher": "lower", "lower": "higher"}
-        return direction if self.larger else flipped.get(direction, direction)
+        return direction if self.larger else OPPOSITE[direction]
 
 
 ACCURACY = Measure(

@@ -5,8 +5,9 @@ from typing import Annotated, Any, TypeVar
 
 from optax_llr import Layers
 
+from ...config.measures import Direction
 from ..optimizers import MakeRule, measuring
-from ..policy import Direction, Expects, Policy, Range, described, uniform
+from ..policy import Expects, Policy, Range, described, uniform
 
 Made = TypeVar("Made", bound=Callable[..., Any])
 

@@ -14,12 +14,15 @@ import written
 
 from experiments import __main__ as command
 from experiments.analysis import compare
+from experiments.analysis.questions import questions
 from experiments.analysis.significance import Difference, Time
+from experiments.config.measures import ACCURACY
 from experiments.records import records
 from experiments.report import charts, report, tables, writers
 from experiments.terminal import display
 
 NAMES = ["conv1", "conv2", "head"]
+QUESTION = questions(ACCURACY)["accuracy"]
 EARLY = "Faster than uniform: <later> layers & the first."
 
 
@@ -424,7 +427,7 @@ def test_a_policy_without_a_pair_has_no_difference_and_is_no_baseline(tmp_path):
 def test_p_is_told_to_three_decimals(p, text, built):
     row = report.Study(built).rows[1]
     difference = Difference(5, 0.1, (0.05, 0.15), p=0.0001, p_holm=p)
-    assert tables.compared(row, compare.Answer({}, difference))[2] == text
+    assert tables.compared(row, compare.Answer({}, difference), QUESTION)[2] == text
 
 
 @pytest.mark.parametrize(
