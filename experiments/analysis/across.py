@@ -17,16 +17,8 @@ from .significance import CONFIDENCE, Difference
 
 ASKED = (
     *("model", "norm", "norm_statistics"),
-    *(
-        "context",
-        "data",
-        "classes",
-        "shift",
-        "train_fraction",
-        "images_per_class",
-        "label_noise",
-    ),
-    *("flip", "crop_padding", "cutout"),
+    *("data", "classes", "shift", "train_fraction", "images_per_class", "label_noise"),
+    *("context", "flip", "crop_padding", "cutout"),
     *("optimizer", "momentum", "label_smoothing", "ema", "weight_decay", "decay"),
     *("schedule", "rate"),
 )

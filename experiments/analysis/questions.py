@@ -7,12 +7,13 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ..config.measures import Measure
 
+Seed = TypeVar("Seed")
 SAME_STEPS = math.log(1.05)
 """5 %: a smaller difference in steps does not matter."""
 Value = Callable[["Run", Mapping[int, "Run"]], float | None]
@@ -83,8 +84,8 @@ class Question:
     relative: bool = False
 
     def compared(
-        self, values: Mapping[int, float], control: Mapping[int, float]
-    ) -> Mapping[int, float]:
+        self, values: Mapping[Seed, float], control: Mapping[Seed, float]
+    ) -> Mapping[Seed, float]:
         """What values by seed are compared with: the control's, or 0 if relative."""
         return dict.fromkeys(values, 0.0) if self.relative else control
 

@@ -434,12 +434,12 @@ PRESETS = {
     ),
     "text-gpt": Config(
         name="text-gpt",
-        model="gpt",
+        model="gpt-small",
         policies=(
             *("uniform", "blockwise", "ramped-tail-exponent"),
             *("block-decay", "early-first", "trust-ratio"),
         ),
-        epochs=0.04,
+        epochs=0.05,
         batch_size=16,
         rate=3e-3,
         schedule="warmup-cosine",
@@ -447,7 +447,8 @@ PRESETS = {
         weight_decay=0.1,
         decay="following",
         data="stdlib",
-        evaluations=20,
+        validation=200,
+        evaluations=10,
     ),
     "cifar10-transfer": Config(
         name="cifar10-transfer",
@@ -469,6 +470,6 @@ PRESETS = {
         thresholds=(0.5, 0.6, 0.7, 0.8),
     ),
 }
-"""`demo` needs two CPU cores and no download; `cifar10-shallow` and `cifar10-measured`
+"""`demo` and `text-gpt` need two CPU cores and no download; `cifar10-shallow` and `cifar10-measured`
 the whole set, and so does `cifar10-transfer`, or a sample of it; `cifar10-resnet20` an
 accelerator as well."""
