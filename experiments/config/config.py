@@ -470,6 +470,6 @@ PRESETS = {
         thresholds=(0.5, 0.6, 0.7, 0.8),
     ),
 }
-"""`demo` and `text-gpt` need two CPU cores and no download; `cifar10-shallow` and `cifar10-measured`
-the whole set, and so does `cifar10-transfer`, or a sample of it; `cifar10-resnet20` an
-accelerator as well."""
+"""`demo` and `text-gpt` need two CPU cores and no download; `cifar10-shallow` and
+`cifar10-measured` the whole set, and so does `cifar10-transfer`, or a sample of it;
+`cifar10-resnet20` an accelerator as well."""
