@@ -16,16 +16,18 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import altair as alt
 
-from experiments.analysis.compare import QUESTIONS
+from experiments.analysis.questions import Question, questions
+from experiments.config.measures import ACCURACY, LOSS
 from experiments.report import charts
 from experiments.report.charts import Figure, Pen
 
 
 def chart(summary: dict[str, Any]) -> alt.HConcatChart:
-    """The differences in test accuracy, and in learning-curve area."""
+    """The differences in how good policies are, and in how fast."""
     rows = {row["policy"]: row for row in summary["rows"]}
-    pens = charts.pens_for(rows)
-    return alt.hconcat(*(_differences(rows, question, pens) for question in QUESTIONS))
+    pens, answers = charts.pens_for(rows), summary["rows"][0]["answers"]
+    asked = questions(LOSS if LOSS.name in answers else ACCURACY)
+    return alt.hconcat(*(_differences(rows, *of, pens) for of in asked.items()))
 
 
 def draw(folder: pathlib.Path) -> pathlib.Path:
@@ -37,26 +39,27 @@ def draw(folder: pathlib.Path) -> pathlib.Path:
 
 
 def _differences(
-    rows: dict[str, dict[str, Any]], question: str, pens: dict[str, Pen]
+    rows: dict[str, dict[str, Any]],
+    name: str,
+    question: Question,
+    pens: dict[str, Pen],
 ) -> Figure:
     """Each policy by its control, as a report draws it."""
-    answers = {policy: row["answers"][question] for policy, row in rows.items()}
+    answers = {policy: row["answers"][name] for policy, row in rows.items()}
     controls = {policy: row["control"] for policy, row in rows.items()}
     pairs: dict[str, list[float]] = {}
     intervals: dict[str, tuple[float, float]] = {}
     for policy, answer in answers.items():
         if difference := answer["difference"]:
-            theirs = answers[controls[policy]]["values"]
+            ours = answer["values"]
+            theirs = question.compared(ours, answers[controls[policy]]["values"])
             pairs[policy] = [
-                100 * (ours - theirs[seed])
-                for seed, ours in answer["values"].items()
-                if seed in theirs
+                ours[seed] - theirs[seed] for seed in ours if seed in theirs
             ]
             if difference["interval"]:
-                low, high = difference["interval"]
-                intervals[policy] = 100 * low, 100 * high
-    measure = QUESTIONS[question].measure
-    return charts.differences(pairs, intervals, pens, controls, measure)
+                intervals[policy] = difference["interval"]
+    measure, unit, drawn = question.measure, question.unit, question.drawn
+    return charts.differences(pairs, intervals, pens, controls, measure, unit, drawn)
 
 
 if __name__ == "__main__":

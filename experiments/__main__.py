@@ -20,8 +20,8 @@ python -m experiments policies [NAME …]
     and what is expected of it.
 
 PRESET is demo (the default), cifar10-shallow, cifar10-measured,
-cifar10-resnet20, cifar10-transfer, or a file ending in .json with fields of a
-configuration.
+cifar10-resnet20, text-gpt, cifar10-transfer, or a file ending in .json with
+fields of a configuration.
 Each command explains itself: `python -m experiments study --help`.
 """
 

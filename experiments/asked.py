@@ -9,8 +9,10 @@ import optax_llr
 
 from .config import own
 from .config.config import Config
+from .config.measures import Direction
 from .policies.chosen import configured
 from .policies.computed import moments, updates
+from .policies.policy import Policy
 from .records import weights
 from .training.compiling import policy_tables
 from .training.program import abstract
@@ -29,7 +31,7 @@ def asked(config: Config) -> dict[str, Any]:
         name: {
             "summary": policy.summary,
             "expectation": policy.expectation,
-            "expects": policy.expects._asdict(),
+            "expects": _expected(config, policy),
             "source": policy.source,
             "control": policy.control,
             "computes": computes[name],
@@ -46,6 +48,13 @@ def asked(config: Config) -> dict[str, Any]:
             "members": layers.members,
         },
     }
+
+
+def _expected(config: Config, policy: Policy) -> dict[str, Direction]:
+    """Where the answers to the two questions are expected, by their names."""
+    good, fast = policy.expects
+    measure = config.measure
+    return {measure.name: measure.expected(good), "speed": measure.expected(fast)}
 
 
 def computed(config: Config, layers: optax_llr.Layers) -> dict[str, dict[str, Any]]:

@@ -14,6 +14,7 @@ import rich.console
 from .asked import asked, keep_files
 from .config import own
 from .config.config import Config, check_sizes
+from .config.measures import Measure
 from .config.pretraining import pretrained_run, pretraining
 from .data.dataset import Dataset, load
 from .policies.chosen import configured, with_controls
@@ -100,6 +101,7 @@ def prepared(config: Config) -> Dataset:
         train_fraction=config.train_fraction,
         images_per_class=config.images_per_class,
         label_noise=config.label_noise,
+        context=config.context,
     )
     check_sizes(config)
     signals.check()
@@ -155,15 +157,8 @@ def run(config: Config, dataset: Dataset, command: Sequence[str]) -> int:
                 keep_files(config, folder)
                 for difference in run_directory.add_session(folder, session):
                     say(difference)
-                say(
-                    f"{config.name}: {own.label(config.model)} with "
-                    f"{len(trainer.layers)} layers on {own.label(config.data)}, "
-                    f"{len(config.policies)} policies × {len(config.run_seeds)} seeds, "
-                    f"{config.total_steps:,} steps each\n"
-                    f"images: {config.training_images:,} to train on, "
-                    f"{len(dataset.validation.labels):,} for validation, "
-                    f"{len(dataset.test.labels):,} to test on\nrecords: {folder}"
-                )
+                say(_about(config, dataset, len(trainer.layers)))
+                say(f"records: {folder}")
                 if trainer.start:
                     say(trainer.start)
                 _train_all(config, trainer, runs, told, session, console)
@@ -181,6 +176,18 @@ def run(config: Config, dataset: Dataset, command: Sequence[str]) -> int:
             )
             return _stopped(stop)
     return 0
+
+
+def _about(config: Config, dataset: Dataset, layers: int) -> str:
+    """What is trained on what, and how much there is of it."""
+    return (
+        f"{config.name}: {own.label(config.model)} with {layers} layers on "
+        f"{own.label(config.data)}, {len(config.policies)} policies × "
+        f"{len(config.run_seeds)} seeds, {config.total_steps:,} steps each\n"
+        f"{config.measure.examples}: {config.training_images:,} to train on, "
+        f"{len(dataset.validation.labels):,} for validation, "
+        f"{len(dataset.test.labels):,} to test on"
+    )
 
 
 def follow(config: Config, dataset: Dataset) -> int:
@@ -294,7 +301,7 @@ def _train(
     group = trainer.begin(runs)
     others = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
     with contextlib.ExitStack() as stack:
-        shown = Progress(first.name + others, step, config.total_steps)
+        shown = Progress(first.name + others, step, config.total_steps, config.measure)
         progress = stack.enter_context(shown)
         for run in runs:
             about = {**session, "from_step": step, "at_once": len(runs)}
@@ -311,7 +318,7 @@ def _train(
     for run, end in zip(runs, ends, strict=True):
         # A terminal has shown the others live.
         if step or end["status"] != "finished" or not console.is_terminal:
-            text = f"{run.name}: {_outcome(end)}"
+            text = f"{run.name}: {_outcome(end, config.measure)}"
             text += f", from step {step:,}" if step else ""
             console.print(text, soft_wrap=True)
 
@@ -330,8 +337,8 @@ def _forget_checkpoints(config: Config, run: Run) -> None:
     shutil.rmtree(folder, ignore_errors=True)  # no more needed
 
 
-def _outcome(end: records.Event) -> str:
+def _outcome(end: records.Event, measure: Measure) -> str:
     text = f"{end['status']} after {end['step']:,} steps, {end['seconds']:.1f} s"
-    if end["test_accuracy"] is not None:
-        text += f", test accuracy {100 * end['test_accuracy']:.1f} %"
+    if (found := end[f"test_{measure.name}"]) is not None:
+        text += f", test {measure.said(found)}"
     return text

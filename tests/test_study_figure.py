@@ -1,6 +1,7 @@
 """The figure of a study that is drawn from its summary.json alone."""
 
 import json
+import math
 import pathlib
 import statistics
 
@@ -48,3 +49,22 @@ def test_a_policy_without_a_difference_or_an_interval_is_drawn_without_it(tmp_pa
     data = charts.spec(study_figure.chart({"rows": rows}))["datasets"].values()
     (row,) = next(rows for rows in data if "policy" in rows[0])
     assert (row["policy"], row["seeds"], row["low"]) == ("a", [pytest.approx(10)], None)
+
+
+def test_a_study_of_text_is_drawn_in_nats_and_in_ratios_of_steps():
+    def answer(values, mean):
+        return {"values": values, "difference": {"mean": mean, "interval": None}}
+
+    none = {"values": {"0": 2.0}, "difference": None}
+    rows = [
+        {"policy": "uniform", "control": "uniform"}
+        | {"answers": {"loss": none, "speed": none | {"values": {"0": 0.0}}}},
+        {"policy": "a", "control": "uniform"}
+        | {"answers": {"loss": answer({"0": 1.5}, -0.5), "speed": answer({"0": 1}, 1)}},
+    ]
+    spec = charts.spec(study_figure.chart({"rows": rows}))
+    data = [of for of in spec["datasets"].values() if "policy" in of[0]]
+    assert [row["mean"] for (row,) in data] == [-0.5, pytest.approx(math.e, abs=1e-3)]
+    titles = json.dumps(spec)
+    assert "difference in test loss, nats" in titles
+    assert "steps to the same loss, times as many" in titles

@@ -9,14 +9,16 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..config.measures import ACCURACY, Measure
 from . import compare, significance, verdicts
-from .compare import QUESTIONS, SAME_WITHIN, Answer, Row
+from .compare import Answer, Row
+from .questions import Question, questions
 from .significance import CONFIDENCE, Difference
 
 ASKED = (
     *("model", "norm", "norm_statistics"),
     *("data", "classes", "shift", "train_fraction", "images_per_class", "label_noise"),
-    *("flip", "crop_padding", "cutout"),
+    *("context", "flip", "crop_padding", "cutout"),
     *("optimizer", "momentum", "label_smoothing", "ema", "weight_decay", "decay"),
     *("schedule", "rate"),
 )
@@ -25,14 +27,6 @@ from these (epochs, numbers, the weights to start from) or are manners (name, se
 SEEDED = ("model", "norm", "data", "classes")
 """What has to be alike for a seed to fix the same weights and images of one task."""
 UNCLEAR = "no clear change"
-SIDES = {
-    "shrinks": "shrinks",
-    "grows": "grows",
-    "changes sign": "changes its sign",
-    "same": f"the same {verdicts.WITHIN}",
-    "undecided": UNCLEAR,
-}
-"""By verdict, what a sentence says of the difference of a policy."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,15 +134,20 @@ def axis(configs: Sequence[Mapping[str, Any]]) -> Axis:
 
 
 def lines(
-    studies: Mapping[str, Sequence[Row]], axis: Axis, question: str
+    studies: Mapping[str, Sequence[Row]],
+    axis: Axis,
+    name: str,
+    measure: Measure = ACCURACY,
 ) -> list[Line]:
     """Each policy that two studies or more have, in the order of its first study.
 
     Args:
         studies: by name, their rows.
         axis: what they differ in.
-        question: one of `QUESTIONS`.
+        name: of one of `questions`.
+        measure: what the runs of all studies are judged by.
     """
+    same_within = questions(measure)[name].same_within
     rows = {
         study: {(row.policy, row.control): row for row in studies[study]}
         for study in axis.places
@@ -156,10 +155,12 @@ def lines(
     several = dict.fromkeys(itertools.chain.from_iterable(rows.values()))
     shared = [key for key in several if sum(key in of for of in rows.values()) > 1]
     at_ends = [key for key in shared if all(key in rows[end] for end in axis.ends)]
-    before, after = (compare.differences(studies[end], question) for end in axis.ends)
+    before, after = (
+        compare.differences(studies[end], name, measure) for end in axis.ends
+    )
     changes = significance.corrected(
         {
-            policy: _change(after[policy], before[policy], axis.paired)
+            policy: _change(after[policy], before[policy], axis.paired, same_within)
             for policy, _ in at_ends
             if policy in before and policy in after
         }
@@ -168,7 +169,7 @@ def lines(
         Line(
             *key,
             places={
-                study: _place(of[key].answers[question])
+                study: _place(of[key].answers[name])
                 for study, of in rows.items()
                 if key in of
             },
@@ -211,21 +212,30 @@ def verdict(line: Line, axis: Axis, demonstration: bool = False) -> str | None:
     return "shrinks" if abs(last.mean) < abs(first.mean) else "grows"
 
 
-def result(lines: Mapping[str, Sequence[Line]], axis: Axis, demonstration: bool) -> str:
+def result(
+    lines: Mapping[str, Sequence[Line]],
+    axis: Axis,
+    demonstration: bool,
+    measure: Measure = ACCURACY,
+) -> str:
     """How differences change from the first study to the last, a sentence a question.
 
     Args:
         lines: by question.
         axis: what the studies differ in.
         demonstration: whether there are caveats: then only how far changes reach.
+        measure: what the runs of all studies are judged by.
     """
     say = _reach if demonstration else _sides
-    told = [text for name, of in lines.items() if (text := say(of, axis, name))]
-    return " ".join(told)
+    told = (say(of, axis, questions(measure)[name]) for name, of in lines.items())
+    return " ".join(filter(None, told))
 
 
 def summary(
-    lines: Mapping[str, Sequence[Line]], axis: Axis, caveats: Sequence[str]
+    lines: Mapping[str, Sequence[Line]],
+    axis: Axis,
+    caveats: Sequence[str],
+    measure: Measure = ACCURACY,
 ) -> dict[str, Any]:
     """joined.json: all that the figure and the tables between the studies show.
 
@@ -233,13 +243,14 @@ def summary(
         lines: by question.
         axis: what the studies differ in.
         caveats: why they are no evidence; empty if they may be.
+        measure: what the runs of all studies are judged by.
     """
     return {
         "field": axis.field,
         "studies": dict(axis.places),
         "paired": axis.paired,
         "confidence": CONFIDENCE,
-        "same_within": SAME_WITHIN,
+        "same_within": measure.same_within,
         "caveats": list(caveats),
         "questions": {
             name: [
@@ -253,12 +264,15 @@ def summary(
 
 
 def _change(
-    after: Mapping[int, float], before: Mapping[int, float], paired: bool
+    after: Mapping[int, float],
+    before: Mapping[int, float],
+    paired: bool,
+    same_within: float,
 ) -> Difference | None:
     if paired:
-        return significance.paired(after, before, margin=SAME_WITHIN)
+        return significance.paired(after, before, margin=same_within)
     samples = after.values(), before.values()
-    return significance.unpaired(*samples, margin=SAME_WITHIN)
+    return significance.unpaired(*samples, margin=same_within)
 
 
 def _place(answer: Answer) -> Place:
@@ -267,39 +281,45 @@ def _place(answer: Answer) -> Place:
     return Place(len(values), answer.mean, interval, answer.difference)
 
 
-def _sides(lines: Sequence[Line], axis: Axis, question: str) -> str:
+def _sides(lines: Sequence[Line], axis: Axis, question: Question) -> str:
     """Which differences shrink, which grow, which stay, and which do none of it."""
-    sides: dict[str, list[str]] = {side: [] for side in SIDES.values()}
+    words = {
+        "shrinks": "shrinks",
+        "grows": "grows",
+        "changes sign": "changes its sign",
+        "same": f"the same {question.within}",
+        "undecided": UNCLEAR,
+    }
+    sides: dict[str, list[str]] = {side: [] for side in words.values()}
     for line in lines:
         if line.change is None:
             continue
         said, text = str(verdict(line, axis)), line.policy
         if said in ("shrinks", "grows", "changes sign"):
-            ends = (verdicts.points(found.mean) for found in _ends(line, axis))
+            ends = (question.signed(found.mean) for found in _ends(line, axis))
             text += f" ({' to '.join(ends)})"
-        sides[SIDES.get(said, UNCLEAR)].append(text)
+        sides[words.get(said, UNCLEAR)].append(text)
     if not any(sides.values()):
         return ""
     return f"{_asked(axis, question)}: {verdicts.listed(sides)}."
 
 
-def _reach(lines: Sequence[Line], axis: Axis, question: str) -> str:
+def _reach(lines: Sequence[Line], axis: Axis, question: Question) -> str:
     """The lowest and the highest change."""
     found = {line.policy: line.change.mean for line in lines if line.change}
     if not found:
         return ""
     order = sorted(found, key=found.__getitem__)
     told = [
-        f"{verdicts.points(found[policy])} points ({policy})"
+        f"{question.signed(found[policy])} {question.unit} ({policy})"
         for policy in dict.fromkeys([order[0], order[-1]])
     ]
     return f"{_asked(axis, question)}: changes by {' to '.join(told)}."
 
 
-def _asked(axis: Axis, question: str) -> str:
-    measure = QUESTIONS[question].measure
+def _asked(axis: Axis, question: Question) -> str:
     return (
-        f"Difference in {measure} to the baseline, from {axis.name} "
+        f"Difference in {question.measure} to the baseline, from {axis.name} "
         f"{axis.labels[0]} to {axis.labels[-1]}"
     )
 

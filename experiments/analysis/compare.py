@@ -7,56 +7,17 @@ the runs: how good the network is in the end, and how fast it got there.
 import dataclasses
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
+from ..config.measures import ACCURACY, Measure
 from . import significance
+from .questions import Question, Run, questions
 from .significance import Difference, Time
 
 BASELINE = "uniform"
-SAME_WITHIN = 0.005
-"""Half a percentage point: a smaller difference does not matter."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """One policy under one seed.
-
-    Attributes:
-        policy: its name.
-        seed: its seed.
-        status: "finished", "diverged", or "interrupted" for a run without an end.
-        step: optimizer steps done.
-        images: training images seen.
-        seconds: training time, without compilation and evaluation.
-        test_accuracy: of the last step, in [0, 1]; None unless finished.
-        train: its "train" events, in order.
-        validation: its "validation" events, in order.
-        phases: its "phase" events, in order; none if nothing was ever frozen.
-        layers: its "layers" events, in order; none if nothing was measured.
-    """
-
-    policy: str
-    seed: int
-    status: str
-    step: int
-    images: int
-    seconds: float
-    test_accuracy: float | None
-    train: tuple[Mapping[str, Any], ...]
-    validation: tuple[Mapping[str, Any], ...]
-    phases: tuple[Mapping[str, Any], ...]
-    layers: tuple[Mapping[str, Any], ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class Question:
-    """What is asked of a policy, and the one number of a run that answers it."""
-
-    measure: str
-    value: Callable[[Run], float | None]
+TEST = ("loss", "accuracy")
+"""What the last event of a run has of the test set."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +76,7 @@ class Row:
         diverged: how many ended in a loss that was not finite.
         interrupted: how many have not ended.
         broken_pairs: seeds under which this policy or its control diverged.
-        answers: by the names of `QUESTIONS`.
+        answers: by the names of `questions`.
         thresholds: one for each accuracy threshold.
         seconds: mean training time of the finished runs; None without any.
     """
@@ -129,33 +90,6 @@ class Row:
     answers: Mapping[str, Answer]
     thresholds: tuple[Threshold, ...]
     seconds: float | None
-
-
-def final_accuracy(run: Run) -> float | None:
-    """Test accuracy after the last step: no epoch is chosen by the test set."""
-    return run.test_accuracy
-
-
-def mean_accuracy(run: Run) -> float | None:
-    """Area under the validation accuracy over steps, divided by its width.
-
-    By trapezoids from the first evaluation to the last step. A run that did not finish
-    has none: neither the curve that it would have had nor its length is known. It is
-    counted, and where it diverged, it forbids a verdict.
-    """
-    steps = [event["step"] for event in run.validation]
-    heights = [event["accuracy"] for event in run.validation]
-    if run.status != "finished" or not heights or None in heights:
-        return None
-    if len(heights) == 1:
-        return heights[0]
-    return float(np.trapezoid(heights, steps)) / (steps[-1] - steps[0])
-
-
-QUESTIONS = {
-    "accuracy": Question("test accuracy", final_accuracy),
-    "speed": Question("learning-curve area", mean_accuracy),
-}
 
 
 def runs(events: Iterable[Mapping[str, Any]]) -> list[Run]:
@@ -175,7 +109,10 @@ def by_policy(runs: Iterable[Run]) -> dict[str, list[Run]]:
 
 
 def rows(
-    runs: Iterable[Run], thresholds: Sequence[float], controls: Mapping[str, str]
+    runs: Iterable[Run],
+    thresholds: Sequence[float],
+    controls: Mapping[str, str],
+    measure: Measure = ACCURACY,
 ) -> list[Row]:
     """One row a policy, in the order in which they began.
 
@@ -183,11 +120,12 @@ def rows(
         runs: of one study.
         thresholds: validation accuracies in [0, 1].
         controls: policy → the policy it is compared with; itself for the baseline.
+        measure: what the runs are judged by.
     """
     groups = by_policy(runs)
     answers = {
-        name: _answers(groups, controls, question.value)
-        for name, question in QUESTIONS.items()
+        name: _answers(groups, controls, question)
+        for name, question in questions(measure).items()
     }
     return [
         _row(
@@ -201,18 +139,27 @@ def rows(
     ]
 
 
-def differences(rows: Sequence[Row], question: str) -> dict[str, dict[int, float]]:
-    """Of each policy that has pairs: by seed, its measure minus that of its control."""
-    values = {row.policy: row.answers[question].values for row in rows}
-    return {
-        row.policy: {
-            seed: ours - values[row.control][seed]
-            for seed, ours in values[row.policy].items()
-            if seed in values[row.control]
-        }
-        for row in rows
-        if row.answers[question].difference
-    }
+def differences(
+    rows: Sequence[Row], name: str, measure: Measure = ACCURACY
+) -> dict[str, dict[int, float]]:
+    """Of each policy that has pairs: by seed, its measure minus that of its control.
+
+    Args:
+        rows: one a policy.
+        name: of one of `questions`.
+        measure: what the runs are judged by.
+    """
+    question = questions(measure)[name]
+    values = {row.policy: row.answers[name].values for row in rows}
+    found: dict[str, dict[int, float]] = {}
+    for row in rows:
+        if row.answers[name].difference:
+            ours = values[row.policy]
+            theirs = question.compared(ours, values.get(row.control, {}))
+            found[row.policy] = {
+                seed: ours[seed] - theirs[seed] for seed in ours if seed in theirs
+            }
+    return found
 
 
 def time_to(runs: Sequence[Run], threshold: float) -> Threshold:
@@ -253,7 +200,7 @@ def _run(policy: str, seed: int, events: Sequence[Mapping[str, Any]]) -> Run:
         step=last["step"],
         images=last["images"],
         seconds=last["seconds"],
-        test_accuracy=last["test_accuracy"] if ended else None,
+        test={name: last[f"test_{name}"] if ended else None for name in TEST},
         train=tuple(e for e in events if e["kind"] == "train"),
         validation=tuple(e for e in events if e["kind"] == "validation"),
         phases=tuple(e for e in events if e["kind"] == "phase"),
@@ -285,16 +232,24 @@ def _row(
 def _answers(
     groups: Mapping[str, Sequence[Run]],
     controls: Mapping[str, str],
-    value: Callable[[Run], float | None],
+    question: Question,
 ) -> dict[str, Answer]:
     """What each policy says to one question, with p corrected over all policies."""
+    seeds = {name: {run.seed: run for run in group} for name, group in groups.items()}
     values = {
-        policy: {run.seed: v for run in group if (v := value(run)) is not None}
+        policy: {
+            run.seed: value
+            for run in group
+            if (value := question.value(run, seeds.get(controls[policy], {})))
+            is not None
+        }
         for policy, group in groups.items()
     }
     found = {
         policy: significance.paired(
-            values[policy], values.get(controls[policy], {}), margin=SAME_WITHIN
+            values[policy],
+            question.compared(values[policy], values.get(controls[policy], {})),
+            margin=question.same_within,
         )
         for policy in groups
         if controls[policy] != policy

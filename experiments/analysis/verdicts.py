@@ -6,28 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..config.checks import first_of
-from .compare import BASELINE, QUESTIONS, SAME_WITHIN, Row
+from ..config.measures import ACCURACY, Measure
+from .compare import BASELINE, Row
+from .questions import Question, questions
 from .significance import CONFIDENCE, Difference
 
 FEWEST_FOR_EVIDENCE = 5
 SAME = {"versions": "set of versions", "commit": "commit", "device": "device"}
 OPEN = "open"
 MOST_NAMED = 4  # policies in a sentence
-WITHIN = f"within {100 * SAME_WITHIN:g} points"
-REGIONS = {
-    "higher": (0.0, math.inf),
-    "lower": (-math.inf, 0.0),
-    "same": (-SAME_WITHIN, SAME_WITHIN),
-}
-"""By what is expected, between what the difference to the control has to lie."""
 UNCLEAR = "no clear difference"
-SIDES = {
-    "higher": "higher",
-    "lower": "lower",
-    "same": f"the same {WITHIN}",
-    "undecided": UNCLEAR,
-}
-"""By verdict, what a sentence says of a policy."""
 UNTUNED = (
     "No learning rate was tuned, neither for a control nor for a policy: all of them "
     "ran at the configured global rate. A policy may differ from its control for no "
@@ -72,21 +60,26 @@ def expected(policy: Mapping[str, Any], question: str) -> str:
 
     Args:
         policy: the policy's own part of config.json.
-        question: one of `QUESTIONS`.
+        question: one of `questions`.
     """
     return policy.get("expects", {}).get(question, OPEN)
 
 
 def verdict(
-    row: Row, question: str, demonstration: bool, expected: str = OPEN
+    row: Row,
+    question: str,
+    demonstration: bool,
+    expected: str = OPEN,
+    measure: Measure = ACCURACY,
 ) -> str | None:
     """What the difference of a policy to its control allows to be said.
 
     Args:
         row: the policy's.
-        question: one of `QUESTIONS`.
+        question: one of `questions`.
         demonstration: whether there are caveats.
         expected: what was expected of the policy before it was run.
+        measure: what the runs are judged by.
 
     Returns:
         "supported" if the whole interval of the difference lies where it was expected,
@@ -106,7 +99,8 @@ def verdict(
     if row.broken_pairs or difference is None or difference.p_holm is None:
         return "none"
     if expected != OPEN:
-        return _judged(difference, *REGIONS[expected])
+        same = questions(measure)[question].same_within
+        return _judged(difference, *_region(expected, same))
     if difference.p_holm <= 1 - CONFIDENCE:
         return "higher" if difference.mean > 0 else "lower"
     return "same" if is_same(difference) else "undecided"
@@ -118,46 +112,59 @@ def is_same(difference: Difference) -> bool:
     return p is not None and p <= 1 - CONFIDENCE
 
 
-def result(rows: Sequence[Row], demonstration: bool) -> str:
+def result(
+    rows: Sequence[Row], demonstration: bool, measure: Measure = ACCURACY
+) -> str:
     """What came out, in a sentence for each question.
 
     Args:
         rows: one a policy.
         demonstration: whether there are caveats: then only how far differences reach.
+        measure: what the runs are judged by.
     """
     say = _reach if demonstration else _sides
-    return " ".join(filter(None, (say(rows, question) for question in QUESTIONS)))
+    told = (say(rows, *asked) for asked in questions(measure).items())
+    return " ".join(filter(None, told))
 
 
-def points(share: float) -> str:
-    """One decimal with its sign; a true minus, so that columns align."""
-    return f"{round(100 * share, 1) + 0.0:+.1f}".replace("-", "−")
+def _region(expected: str, same_within: float) -> tuple[float, float]:
+    """Between what the difference to the control has to lie."""
+    return {
+        "higher": (0.0, math.inf),
+        "lower": (-math.inf, 0.0),
+        "same": (-same_within, same_within),
+    }[expected]
 
 
-def _reach(rows: Sequence[Row], question: str) -> str:
+def _reach(rows: Sequence[Row], name: str, question: Question) -> str:
     """The least and the largest difference."""
-    found = {row.policy: d for row in rows if (d := row.answers[question].difference)}
+    found = {row.policy: d for row in rows if (d := row.answers[name].difference)}
     if not found:
         return ""
     order = sorted(found, key=lambda policy: found[policy].mean)
     ends = dict.fromkeys([order[0], order[-1]])
-    told = [f"{points(found[policy].mean)} points ({policy})" for policy in ends]
-    measure = QUESTIONS[question].measure.capitalize()
+    told = [
+        f"{question.signed(found[policy].mean)} {question.unit} ({policy})"
+        for policy in ends
+    ]
+    measure = question.measure.capitalize()
     return f"{measure}: {' to '.join(told)}, each against its own baseline."
 
 
-def _sides(rows: Sequence[Row], question: str) -> str:
+def _sides(rows: Sequence[Row], name: str, question: Question) -> str:
     """Which policies lie higher and lower than their baselines, and which do not."""
-    sides: dict[str, list[str]] = {side: [] for side in SIDES.values()}
+    same = f"the same {question.within}"
+    words = {"higher": "higher", "lower": "lower", "same": same, "undecided": UNCLEAR}
+    sides: dict[str, list[str]] = {side: [] for side in words.values()}
     for row in rows:
-        if (found := row.answers[question].difference) is None:
+        if (found := row.answers[name].difference) is None:
             continue
-        said, text = str(verdict(row, question, demonstration=False)), row.policy
+        said, text = str(verdict(row, name, demonstration=False)), row.policy
         if said in ("higher", "lower"):
-            ends = " to ".join(map(points, found.interval or ()))
-            text += f" ({points(found.mean)} against {row.control}, {ends})"
-        sides[SIDES.get(said, UNCLEAR)].append(text)
-    measure = QUESTIONS[question].measure.capitalize()
+            ends = " to ".join(map(question.signed, found.interval or ()))
+            text += f" ({question.signed(found.mean)} against {row.control}, {ends})"
+        sides[words.get(said, UNCLEAR)].append(text)
+    measure = question.measure.capitalize()
     return f"{measure}: {listed(sides)}." if any(sides.values()) else ""
 
 
@@ -205,25 +212,28 @@ def summary(
     caveats: Sequence[str],
     policies: Mapping[str, Any],
     numbers: Mapping[str, float],
+    measure: Measure = ACCURACY,
 ) -> dict[str, Any]:
     """summary.json: all that the tables show, and why it is no evidence if it is none.
 
     The "value" of a time to a threshold, if "censored", is what the median lies above,
-    and null where that is infinite.
+    and null where that is infinite. "same_within" is of the first question; those of a
+    ratio are logarithms.
 
     Args:
         rows: one a policy.
         caveats: as `caveats` gives them.
         policies: those of config.json, with what is expected of them.
         numbers: those of config.json.
+        measure: what the runs are judged by.
     """
     return {
         "baseline": BASELINE,
         "confidence": CONFIDENCE,
-        "same_within": SAME_WITHIN,
+        "same_within": measure.same_within,
         "tuning": tuning(numbers),
         "caveats": list(caveats),
-        "questions": {name: q.measure for name, q in QUESTIONS.items()},
+        "questions": {name: q.measure for name, q in questions(measure).items()},
         "rows": [
             dataclasses.asdict(row)
             | {
@@ -234,7 +244,7 @@ def summary(
                         "mean": answer.mean,
                         "deviation": answer.deviation,
                         "expected": (asked := expected(policies[row.policy], name)),
-                        "verdict": verdict(row, name, bool(caveats), asked),
+                        "verdict": verdict(row, name, bool(caveats), asked, measure),
                     }
                     for name, answer in row.answers.items()
                 }

@@ -14,6 +14,7 @@ Model = Literal[
     "wrn16-4", "wrn28-10", "densenet76", "vit", "vit12", "transformer-rows",
     "lstm-rows",
 ]
+LanguageModel = Literal["gpt-small", "gpt"]
 Scheduled = Literal[
     "uniform", "uniform-onecycle", "uniform-cosine", "early-first", "late-first",
     "static-decreasing", "static-increasing", "three-stage", "cascade",
@@ -29,28 +30,42 @@ FineTuning = Literal[
     "from-scratch", "head-only", "head-first", "ulmfit-rates", "block-decay",
     "uniform-slanted", "ulmfit", "slow-body", "first-block",
 ]
+OfTransformers = Literal["blockwise", "ramped-tail-exponent"]
 # fmt: on
-Norm = Literal["own", "batch", "group", "layer", "none"]
-Data = Literal["sample", "cifar10", "cifar100"]
+Norm = Literal["own", "batch", "group", "layer", "rms", "none"]
+Data = Literal["sample", "cifar10", "cifar100", "stdlib", "tiny_shakespeare"]
 Shift = Literal["none", "noise", "blur", "invert"]
 Optimizer = Literal["sgd", "nesterov", "adamw", "lars", "lamb", "muon"]
 Decay = Literal["coupled", "following", "ignoring"]
 Schedule = Literal[
-    "constant", "piecewise", "triangular", "onecycle", "cosine", "sgdr", "slanted"
+    "constant",
+    "piecewise",
+    "triangular",
+    "onecycle",
+    "cosine",
+    "sgdr",
+    "slanted",
+    "warmup-cosine",
 ]
 OPTIMIZERS: tuple[str, ...] = typing.get_args(Optimizer)
 MODELS: tuple[str, ...] = typing.get_args(Model)
+"""The models that take images."""
+LANGUAGE_MODELS: tuple[str, ...] = typing.get_args(LanguageModel)
+"""The models that take text."""
 SCHEDULED: tuple[str, ...] = typing.get_args(Scheduled)
 """Policies that are known before the run."""
 MEASURED: tuple[str, ...] = typing.get_args(Measured)
 """Policies whose rates depend on what the layers do."""
 FINE_TUNING: tuple[str, ...] = typing.get_args(FineTuning)
 """Policies for weights that were trained before, all of them known before the run."""
-POLICY_NAMES = SCHEDULED + MEASURED + FINE_TUNING
+OF_TRANSFORMERS: tuple[str, ...] = typing.get_args(OfTransformers)
+"""Policies that were made for language models."""
+POLICY_NAMES = SCHEDULED + MEASURED + FINE_TUNING + OF_TRANSFORMERS
 NORMS = {
     "cnn-shallow": ("none", "batch", "group"),
     **dict.fromkeys(("vit", "vit12", "transformer-rows"), ("layer",)),
     "lstm-rows": ("none",),
+    **dict.fromkeys(LANGUAGE_MODELS, ("rms",)),
 }
 """The norms that a model can have, its own first."""
 CONVOLUTIONAL = ("batch", "group", "none")
@@ -60,9 +75,9 @@ CONVOLUTIONAL = ("batch", "group", "none")
 class Sizes(NamedTuple):
     """What a configuration must know of its data."""
 
-    images: int  # to train on, before the validation split is cut off
-    classes: int
-    shape: tuple[int, int, int]  # of an image: height, width, channels
+    images: int  # to train on, before the validation split is cut off; or windows
+    classes: int  # of an image; or of a byte of text
+    shape: tuple[int, ...]  # of an image: height, width, channels; of text: context
 
 
 SIZES = {

@@ -10,23 +10,32 @@ from pydantic import AfterValidator, BeforeValidator, Field, Strict
 
 from . import choices, own
 from .checks import STRICT, checked, must, unknown
+from .measures import Measure, measure_of
 from .own import Own
+from .texts import BYTES, FILE, TEXTS, is_text, parts, windows
 
 TRAIN_LINES = 128
 """Training metrics are fetched from the device about this many times a run."""
 MOST_STEPS = 10_000_000
+ONLY_IMAGES = (
+    *("archive", "classes", "pretrain_classes", "shift", "images_per_class"),
+    *("label_noise", "flip", "crop_padding", "cutout", "thresholds"),
+)
+"""Fields that text has no use for."""
 PLAIN_NAME = r"^\w[\w.-]{0,99}$"
 """What may become the name of a file or folder: no path, and not too long for one."""
 
 Item = TypeVar("Item")
 
 
-def _known(*names: str) -> BeforeValidator:
-    """One of these names, or an object of one's own."""
+def _known(*names: str, file: str = "") -> BeforeValidator:
+    """One of these names, or an object of one's own, or a file whose name ends so."""
 
     def check(value: Any) -> Any:
-        if not own.is_own(value) and value not in names:
-            raise ValueError(unknown(value, names) + f", or {own.METAVAR}")
+        is_file = isinstance(value, str) and bool(file) and value.endswith(file)
+        if not own.is_own(value) and value not in names and not is_file:
+            others = f", or {own.METAVAR}" + f", or FILE{file}" * bool(file)
+            raise ValueError(unknown(value, names) + others)
         return value
 
     return BeforeValidator(check)
@@ -43,7 +52,11 @@ BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 PolicyName = Annotated[
-    choices.Scheduled | choices.Measured | choices.FineTuning | Own,
+    choices.Scheduled
+    | choices.Measured
+    | choices.FineTuning
+    | choices.OfTransformers
+    | Own,
     _known(*choices.POLICY_NAMES),
 ]
 Several = (Strict(False), AfterValidator(_distinct))
@@ -57,8 +70,13 @@ class Config:
 
     name: Annotated[str, Field(pattern=PLAIN_NAME)] = "demo"
     """Name of the study and of its folder; a study that was begun there goes on."""
-    model: Annotated[choices.Model | Own, _known(*choices.MODELS)] = "cnn-shallow"
-    """One of ours, or a function (num_classes, rngs) → nnx.Module: images → logits."""
+    model: Annotated[
+        choices.Model | choices.LanguageModel | Own,
+        _known(*choices.MODELS, *choices.LANGUAGE_MODELS),
+    ] = "cnn-shallow"
+    """One of ours, or a function (num_classes, rngs) → nnx.Module: images → logits; for
+    text gpt or gpt-small, or such a function: bytes (n, context) → logits of the next
+    ones."""
     norm: choices.Norm = "own"
     """Norm of the model's layers: own (what the model is known with), batch, group or
     none, as far as the model has a choice."""
@@ -97,13 +115,15 @@ class Config:
     """How many runs of each policy, with seeds 0, 1, …; or, of several numbers, those
     seeds themselves. A seed fixes weights and data order."""
     epochs: Annotated[float, Field(gt=0, le=MOST_STEPS)] = 20.0
-    """Passes over the training images; a fraction is allowed."""
+    """Passes over what there is to train on; a fraction is allowed."""
     batch_size: Annotated[int, Field(ge=1)] = 32
-    """Images a step; the incomplete batch at the end of an epoch is left out."""
+    """Images a step, or windows of text; the incomplete batch at the end of an epoch is
+    left out."""
     rate: Positive = 0.02
     """Largest global learning rate; the schedule starts from or rises to it."""
     schedule: choices.Schedule = "piecewise"
-    """Global schedule; piecewise is ×0.1 at 50, 75 and 90 % of the run."""
+    """Global schedule; piecewise is ×0.1 at 50, 75 and 90 % of the run, warmup-cosine
+    linear up in a tenth of the run and a cosine down to a tenth of the rate."""
     optimizer: Annotated[choices.Optimizer | Own, _known(*choices.OPTIMIZERS)] = "sgd"
     """One of Optax's, or a function (learning_rate, momentum, weight_decay) →
     optax.GradientTransformation; the multipliers come behind it."""
@@ -121,10 +141,17 @@ class Config:
     ema: BelowOne = 0.0
     """Decay a step of the moving average of the weights that is evaluated in place of
     the weights; 0 for none."""
-    data: Annotated[choices.Data | Own, _known(*choices.SIZES)] = "sample"
+    data: Annotated[
+        choices.Data | Own,
+        _known(*choices.SIZES, *TEXTS, file=FILE),
+    ] = "sample"
     """The bundled sample of CIFAR-10 (2,000 images to train on), the whole of cifar10
     or cifar100, or a function () → ((images, labels), (images, labels)) to train on and
-    to test on, uint8 (n, height, width, channels) and whole numbers (n,)."""
+    to test on, uint8 (n, height, width, channels) and whole numbers (n,). Or text, byte
+    by byte: stdlib, the source of this Python's own library, divided by file;
+    tiny_shakespeare; or any FILE.txt, of which 90 % are to train on."""
+    context: Annotated[int, Field(ge=2)] = 128
+    """Bytes in a window of text, which is to it what an image is to other data."""
     archive: Annotated[Path | None, Strict(False)] = None
     """A downloaded cifar-10-binary.tar.gz, or cifar-100-binary.tar.gz, to read it
     from."""
@@ -135,7 +162,8 @@ class Config:
     """What is done to every image, also for validation and test: noise (normal, of a
     tenth of the range), blur (normal, of one pixel) or invert (its colours)."""
     validation: Annotated[int, Field(ge=1)] = 400
-    """Images cut from the training set for validation, the same for every run."""
+    """Images cut from the training set for validation, the same for every run; of text
+    so many windows of its part for validation."""
     train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the other training images to train on, the same for every run."""
     images_per_class: Annotated[int, Field(ge=1)] | None = None
@@ -187,6 +215,7 @@ class Config:
     @pydantic.model_validator(mode="after")
     def _check(self) -> "Config":
         """What no field can know alone; of data of one's own `check_sizes` says it."""
+        self._check_kind()
         if self.norm not in (known := ("own", *choices.norms(self.model))):
             raise must(self, "norm", f"{' or '.join(known)} for this model")
         if not (self.new_head or self.init_from or self.pretrain_epochs):
@@ -212,6 +241,29 @@ class Config:
         if not own.is_own(self.data):
             check_sizes(self)
         return self
+
+    def _check_kind(self) -> None:
+        """Refuses what is only for images where data are text, and the other way."""
+        for field in ONLY_IMAGES if self.text else ("context",):
+            if getattr(self, field) != self.__dataclass_fields__[field].default:
+                what = "text" if self.text else "images"
+                raise must(self, field, f"left out where data are {what}")
+        if not own.is_own(self.model) and self.text != (
+            self.model in choices.LANGUAGE_MODELS
+        ):
+            of_text = " or ".join(choices.LANGUAGE_MODELS)
+            wanted = f"{of_text} for text, and another for images"
+            raise must(self, "model", wanted)
+
+    @property
+    def text(self) -> bool:
+        """Whether data are text, and not images."""
+        return is_text(self.data)
+
+    @property
+    def measure(self) -> Measure:
+        """What its runs are judged by."""
+        return measure_of(self.data)
 
     @property
     def run_seeds(self) -> tuple[int, ...]:
@@ -240,6 +292,10 @@ class Config:
         Raises:
             ValueError: they cannot be.
         """
+        if self.text:
+            # Those for validation are counted in, as if they were cut off.
+            count = windows(parts(self.data).train, self.context) + self.validation
+            return choices.Sizes(count, BYTES, (self.context,))
         if not own.is_own(self.data):
             whole = choices.SIZES[str(self.data)]
             taken = choices.class_numbers(self.classes, self.data, whole.classes)
@@ -302,7 +358,26 @@ def check_sizes(config: Config) -> None:
     Raises:
         ValueError: in one line, with the field, what it must be, and what came.
     """
-    (images, classes, shape), left = config.sizes, config.training_images
+    left = config.training_images
+    if config.text:
+        most = windows(parts(config.data).validation, config.context)
+        if left < 1:
+            raise must(config, "train_fraction", "large enough for a window")
+        if config.validation > most:
+            wanted = f"at most {most}, as there are windows for validation"
+            raise must(config, "validation", wanted)
+    else:
+        _check_images(config, left)
+    if config.batch_size > left:
+        what = "windows" if config.text else "images"
+        raise must(config, "batch_size", f"between 1 and the {left} training {what}")
+    if not 1 <= config.total_steps <= MOST_STEPS:
+        steps = f"at {config.steps_per_epoch} steps an epoch"
+        raise must(config, "epochs", f"1 to {MOST_STEPS:,} steps long, {steps}")
+
+
+def _check_images(config: Config, left: int) -> None:
+    images, classes, shape = config.sizes
     side = min(shape[:2])
     if classes < 2:
         raise must(config, "classes", "two or more")
@@ -317,15 +392,10 @@ def check_sizes(config: Config) -> None:
     if left < classes:
         wanted = f"large enough for an image of each of the {classes} classes"
         raise must(config, "train_fraction", wanted)
-    if config.batch_size > left:
-        raise must(config, "batch_size", f"between 1 and the {left} training images")
     if config.crop_padding >= side:
         raise must(config, "crop_padding", f"between 0 and {side - 1} pixels")
     if config.cutout > side:
         raise must(config, "cutout", f"between 0 and {side} pixels")
-    if not 1 <= config.total_steps <= MOST_STEPS:
-        steps = f"at {config.steps_per_epoch} steps an epoch"
-        raise must(config, "epochs", f"1 to {MOST_STEPS:,} steps long, {steps}")
 
 
 _SHALLOW = Config(
@@ -362,6 +432,24 @@ PRESETS = {
         measurements=60,
         thresholds=(0.7, 0.8, 0.85, 0.9),
     ),
+    "text-gpt": Config(
+        name="text-gpt",
+        model="gpt-small",
+        policies=(
+            *("uniform", "blockwise", "ramped-tail-exponent"),
+            *("block-decay", "early-first", "trust-ratio"),
+        ),
+        epochs=0.05,
+        batch_size=16,
+        rate=3e-3,
+        schedule="warmup-cosine",
+        optimizer="adamw",
+        weight_decay=0.1,
+        decay="following",
+        data="stdlib",
+        validation=200,
+        evaluations=10,
+    ),
     "cifar10-transfer": Config(
         name="cifar10-transfer",
         model="resnet8",
@@ -382,6 +470,6 @@ PRESETS = {
         thresholds=(0.5, 0.6, 0.7, 0.8),
     ),
 }
-"""`demo` needs two CPU cores and no download; `cifar10-shallow` and `cifar10-measured`
-the whole set, and so does `cifar10-transfer`, or a sample of it; `cifar10-resnet20` an
-accelerator as well."""
+"""`demo` and `text-gpt` need two CPU cores and no download; `cifar10-shallow` and
+`cifar10-measured` the whole set, and so does `cifar10-transfer`, or a sample of it;
+`cifar10-resnet20` an accelerator as well."""

@@ -19,6 +19,8 @@ import numpy as np
 import pydantic
 from tyro.constructors import PrimitiveConstructorSpec
 
+from . import texts
+
 REFERENCE = re.compile(r"(.+\.py):([^\W\d]\w*)")
 METAVAR = "FILE.py:NAME"
 OURS = Path(__file__).resolve().parents[1]
@@ -48,7 +50,8 @@ def is_own(value: Any) -> bool:
 def label(value: Any) -> str:
     """What a value is called in records: a name as it is, else FILE.py:NAME."""
     if isinstance(value, str):
-        return Path(value).name if is_own(value) else value
+        is_path = is_own(value) or value.endswith(texts.FILE)
+        return Path(value).name if is_path else value
     if hasattr(value, "multipliers"):  # a policy
         return value.name
     return f"{source_file(value).name}:{_name(value)}"

@@ -7,8 +7,6 @@ import hashlib
 import io
 import json
 import logging
-import os
-import re
 import sys
 import tarfile
 import tempfile
@@ -20,7 +18,8 @@ import numpy as np
 from PIL import Image
 
 from ..config.choices import SIZES
-from . import cache
+from . import cache, prepared
+from .prepared import DataError
 from .variants import SIDE, Variant
 
 TEST_IMAGES = 10_000
@@ -28,18 +27,14 @@ TEST_IMAGES = 10_000
 logger = logging.getLogger(__name__)
 
 
-class DataError(ValueError):
-    """The data set is missing, damaged or not what it should be."""
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """Images with their labels."""
+    """Images with their labels, or windows of text with what comes next."""
 
     images: np.ndarray
-    """Pixels, uint8, (n, height, width, channels)."""
+    """Pixels, uint8, (n, height, width, channels); or bytes, uint8, (n, context)."""
     labels: np.ndarray
-    """Positions in the classes, int32, (n,)."""
+    """Positions in the classes, int32, (n,); or the next bytes, (n, context)."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -119,32 +114,9 @@ def _refuse_others(variant: Variant, published: Published, place: Path) -> None:
 
 
 def _find_prepared(variant: Variant) -> Path:
-    # TFDS itself would try the network for minutes before it says what is missing.
-    data_dir = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    data_dir = Path(os.path.expanduser(data_dir))  # stays as it is without a home
-    found = [
-        info
-        for info in data_dir.glob(f"{variant.name}/*/dataset_info.json")
-        if re.fullmatch(r"\d+\.\d+\.\d+", info.parent.name)
-    ]
-    if found:
-        newest = max(found, key=lambda i: [int(n) for n in i.parent.name.split(".")])
-        if b'"array_record"' in newest.read_bytes():
-            return newest.parent
-        problem = (
-            f"{newest}: expected {variant.title} as array_record, which needs no "
-            "TensorFlow; it names another format."
-        )
-    else:
-        problem = (
-            f"No {variant.title} prepared by TFDS: looked for "
-            f"{data_dir / variant.name}/<version>/dataset_info.json."
-        )
-    raise DataError(
-        f"{problem}\nPrepare it where TensorFlow and a network are: `tfds build "
-        f"{variant.name} --file_format=array_record`, and name its data folder in "
-        f"TFDS_DATA_DIR;\nor give --archive with a downloaded {variant.archive}, or "
-        "use the bundled source 'sample'."
+    otherwise = f"give --archive with a downloaded {variant.archive}, or use the "
+    return prepared.find(
+        variant.name, variant.title, f"{otherwise}bundled source 'sample'"
     )
 
 

@@ -1,4 +1,4 @@
-"""What a study trains on: CIFAR, its bundled sample or a set of one's own, divided."""
+"""What a study trains on: CIFAR, its sample, a set of one's own or text, divided."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,6 +10,8 @@ from PIL import Image
 
 from ..config import own
 from ..config.choices import SIZES, class_numbers
+from ..config.texts import BYTES, is_text
+from . import text
 from .cifar import DataError, Published, Split, read_cifar
 from .shift import shifted
 from .variants import CIFAR10, SIDE, VARIANTS
@@ -35,12 +37,12 @@ class Dataset:
     test: Split
     """For the end of a run only."""
     classes: int
-    mean: np.ndarray
-    """Of each channel, pixels in [0, 1], float32, (channels,)."""
-    std: np.ndarray
-    """Of each channel, pixels in [0, 1], float32, (channels,)."""
+    mean: np.ndarray | None
+    """Of each channel, pixels in [0, 1], float32, (channels,); None for text."""
+    std: np.ndarray | None
+    """Likewise."""
     checksum: str
-    """SHA-256 of all pixels and labels as they were published."""
+    """SHA-256 of all pixels and labels as they were published, or of the text."""
 
 
 def load(
@@ -53,14 +55,16 @@ def load(
     train_fraction: float = 1.0,
     images_per_class: int | None = None,
     label_noise: float = 0.0,
+    context: int = 128,
 ) -> Dataset:
-    """Loads CIFAR-10, CIFAR-100, the bundled sample or one's own set, and divides it.
+    """Loads CIFAR-10, CIFAR-100, the sample, one's own set or text, and divides it.
 
     Args:
         data: "sample" (2,000 training and 500 test images of CIFAR-10 that come with
             the project), or "cifar10" or "cifar100" (all 60,000, prepared by TFDS under
             `TFDS_DATA_DIR` or `~/tensorflow_datasets`; of CIFAR-100 the fine labels);
-            or a function, or FILE.py:NAME, that returns arrays as `own.arrays` has it.
+            or a function, or FILE.py:NAME, that returns arrays as `own.arrays` has it;
+            or text, as `text.read` has it.
         archive: a downloaded `cifar-10-binary.tar.gz` or `cifar-100-binary.tar.gz` to
             read instead of TFDS.
         classes: by names or numbers, those that are a task of its own, numbered anew
@@ -75,11 +79,14 @@ def load(
         label_noise: share of the images to train on that get a wrong label, any other
             class being equally likely. The images of a smaller share, and their
             labels, are a part of those of a larger one.
+        context: bytes in a window of text.
 
     Raises:
         DataError: the data are missing or damaged; the message says what to do.
         ValueError: some class would be missing from a part, or has too few to draw.
     """
+    if is_text(data):
+        return _of_text(data, context, validation, train_fraction)
     published, count, mean, std = _published(data, archive)
     chosen = class_numbers(classes, data, count)
     train, held_out = cut(
@@ -105,6 +112,27 @@ def load(
         std=std,
         checksum=published.checksum,
     )
+
+
+def _of_text(
+    data: str, context: int, validation: int, train_fraction: float
+) -> Dataset:
+    whole, held_out, test, checksum = text.read(data, context)
+    return Dataset(
+        name=own.label(data),
+        train=whole.take(_some(round(train_fraction * len(whole)), len(whole))),
+        validation=held_out.take(_some(validation, len(held_out))),
+        test=test,
+        classes=BYTES,
+        mean=None,
+        std=None,
+        checksum=checksum,
+    )
+
+
+def _some(count: int, most: int) -> np.ndarray:
+    """So many of several, ascending; fewer are a part of more."""
+    return np.sort(np.argsort(_random_bits(CUT_SEED, most))[:count])
 
 
 def _published(

@@ -1,4 +1,4 @@
-"""The models, all for images of 32 × 32: `make` builds each by its name.
+"""The models, for images of 32 × 32 or for text: `make` builds each by its name.
 
 | module      | models, with their parameters in millions for ten classes            |
 | ----------- | -------------------------------------------------------------------- |
@@ -10,6 +10,7 @@
 | densenet    | densenet76 .49                                                       |
 | sequences   | vit 2.7 and vit12 5.4, of 6 and 12 blocks, on patches of 4 × 4;      |
 |             | transformer-rows .81 and lstm-rows .25 on rows of pixels             |
+| gpt         | gpt-small .13, of 2 blocks, and gpt .86, of 4, on bytes of text      |
 
 `parts` has what they share: what is a layer's norm, and what stands in for it.
 """
@@ -26,6 +27,7 @@ from jax.typing import DTypeLike
 from ..config import own
 from ..config.choices import norms
 from .densenet import DenseNet
+from .gpt import GPT
 from .parts import Parts
 from .plain import CNN1, CNN2, VGG, VGG_STAGES, ShallowCNN
 from .residual import ResNet, WideResNet
@@ -49,6 +51,8 @@ _BUILD: dict[str, Callable[[int, Parts], nnx.Module]] = {
     "vit12": functools.partial(Transformer, (4, 4), 192, 3, 12),
     "transformer-rows": functools.partial(Transformer, (1, 32), 128, 4, 4),
     "lstm-rows": functools.partial(RowsLSTM, 128),
+    "gpt-small": functools.partial(GPT, 64, 2, 2),
+    "gpt": functools.partial(GPT, 128, 4, 4),
 }
 
 
@@ -59,20 +63,21 @@ def make(
     dtype: DTypeLike = jnp.float32,
     norm: str = "own",
 ) -> nnx.Module:
-    """Makes a model by its name in `choices.MODELS`, or one of one's own.
+    """Makes a model by its name in `choices`, or one of one's own.
 
     Args:
         model: see above; or a function (num_classes, rngs) → nnx.Module, or
             FILE.py:NAME, of which neither dtype nor norm are asked.
-        num_classes: how many logits an image gets.
+        num_classes: how many logits an image, or a byte of text, gets.
         rngs: where the initial weights are drawn from.
         dtype: of the arithmetic; parameters and logits are float32 in any case.
-        norm: "batch", "group", "layer" or "none", as far as the model can have it; or
-            "own", the one that it is known with.
+        norm: "batch", "group", "layer", "rms" or "none", as far as the model can have
+            it; or "own", the one that it is known with.
 
     Returns:
         A module: normalised images (n, height, width, channels) → logits (n,
-        num_classes). All its variables but the parameters are batch statistics.
+        num_classes), or bytes (n, length) → logits (n, length, num_classes). All its
+        variables but the parameters are batch statistics.
 
     Raises:
         ValueError: for one's own that cannot be called so, or is no module.

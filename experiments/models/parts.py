@@ -22,7 +22,7 @@ class Parts:
     Attributes:
         rngs: where the initial weights are drawn from.
         dtype: of the arithmetic; parameters are float32.
-        norm: "batch", "group", "layer" or "none".
+        norm: "batch", "group", "layer", "rms" or "none".
         init: of kernels with a ReLU behind them, He's unless a model says otherwise.
         affine: whether norms have a scale and a bias.
     """
@@ -62,6 +62,8 @@ class Parts:
         """
         if self.norm == "none":
             return nnx.identity
+        if self.norm == "rms":  # which has no bias
+            return nnx.RMSNorm(features, dtype=self.dtype, rngs=self.rngs)
         norms: dict[str, Callable[..., Layer]] = {
             "batch": functools.partial(nnx.BatchNorm, momentum=0.9),
             "group": functools.partial(nnx.GroupNorm, num_groups=_groups(features)),

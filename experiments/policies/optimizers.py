@@ -86,7 +86,10 @@ def rotating(make: Make, told: Told, config: Config, layers: Layers) -> Chain:
     return optax.chain(make(1.0), turn)
 
 
-def measuring(rule: Callable[[Config], Rule]) -> Layering:
+MakeRule = Callable[[Config, Layers], Rule]
+
+
+def measuring(rule: MakeRule) -> Layering:
     """Updates times multipliers that a rule measures; divided by their mean.
 
     So the rule shares out the global rate, and changes nothing in how large it is.
@@ -95,7 +98,7 @@ def measuring(rule: Callable[[Config], Rule]) -> Layering:
     def adapted(make: Make, told: Told, config: Config, layers: Layers) -> Chain:
         inner = make(told.rate)
         return optax_llr.adapt_layers(
-            inner, layers, rule(config), bounds=(0.1, 10.0), relative=True
+            inner, layers, rule(config, layers), bounds=(0.1, 10.0), relative=True
         )
 
     return adapted

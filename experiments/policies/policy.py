@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,6 +12,7 @@ import optax
 
 from optax_llr import Layers
 
+from ..config.measures import Direction
 from .optimizers import Layering, scheduled
 
 Multipliers = np.ndarray | jax.Array | optax.Schedule
@@ -44,11 +45,11 @@ class Number(NamedTuple):
         return f"{self.name} {self.value:g} ({self.low:g} to {self.high:g})"
 
 
-Direction = Literal["higher", "lower", "same", "open"]
-
-
 class Expects(NamedTuple):
-    """Where the two measures of a policy are expected, by those of its control."""
+    """Where the two measures of a policy are expected, by those of its control.
+
+    As if of accuracy: higher is better, or faster, also where the loss is measured.
+    """
 
     accuracy: Direction = "open"
     speed: Direction = "open"

@@ -18,6 +18,10 @@ SLANTED = (1, 9)
 """The relative lengths of the two sides of `slanted`."""
 RATIO = 32
 """The highest rate of `slanted`, as a multiple of the lowest."""
+WARMUP = 0.1
+"""Share of the run in which `warmup-cosine` rises."""
+LOWEST = 0.1
+"""What it falls to, as a fraction of the peak."""
 
 
 def global_rate(name: str, peak: float, total_steps: int) -> optax.Schedule:
@@ -30,6 +34,8 @@ def global_rate(name: str, peak: float, total_steps: int) -> optax.Schedule:
     - cosine: from the peak to 0.
     - sgdr: three cosines from the peak to 0, each twice as long as the one before.
     - slanted: one triangle, from 1/32 of the peak up over a tenth of the run and back.
+    - warmup-cosine: linear up to the peak in a tenth of the run, and a cosine down to a
+      tenth of the peak.
 
     Args:
         name: one of `Schedule`.
@@ -64,9 +70,19 @@ def global_rate(name: str, peak: float, total_steps: int) -> optax.Schedule:
             return _warm_restarts(peak, total_steps)
         case "slanted":
             return _slanted(peak, total_steps)
+        case "warmup-cosine":
+            up = warmup_steps(total_steps)
+            return optax.warmup_cosine_decay_schedule(
+                peak / (up + 1), peak, up, total_steps, LOWEST * peak
+            )
         case _:
             known = ", ".join(typing.get_args(Schedule))
             raise ValueError(f"schedule: expected one of {known}; got {name!r}")
+
+
+def warmup_steps(total_steps: int) -> int:
+    """Steps in which `warmup-cosine` rises; the one behind them has the peak."""
+    return round(WARMUP * total_steps)
 
 
 def _triangular(peak: float, total_steps: int) -> optax.Schedule:

@@ -9,16 +9,18 @@ import numpy as np
 from ..analysis import compare
 from ..analysis.across import Axis, Line, Place
 from ..analysis.compare import Row, Run
+from ..analysis.questions import questions
 from ..analysis.savings import Saving
 from ..analysis.significance import Difference
+from ..config.measures import Measure
 from . import charts
 from .charts import Curve, Pen, Scale
 
 Charts = dict[str, charts.Figure]
 """By what they show."""
 
-CURVES = (
-    ("validation", "accuracy", "validation accuracy, %", 100),
+ACCURACY = ("validation", "accuracy", "validation accuracy, %", 100)
+LOSSES = (
     ("train", "loss", "training loss, nats", 1),
     ("validation", "loss", "validation loss, nats", 1),
 )
@@ -64,6 +66,7 @@ def figures(
     names: Sequence[str],
     saved: Mapping[str, Sequence[Saving]],
     pens: Mapping[str, Pen],
+    measure: Measure,
     *,
     seconds: bool = False,
     legend: bool = True,
@@ -76,23 +79,25 @@ def figures(
         names: the layers, in forward order.
         saved: what frozen layers saved, for policies that freeze some.
         pens: by policy.
+        measure: what the runs are judged by.
         seconds: whether to draw curves over seconds too.
         legend: whether curves say which line is whose.
     """
     groups = compare.by_policy(run for run in runs if run.train)
+    shown = (ACCURACY, *LOSSES) if measure.larger else LOSSES[::-1]
     against = (charts.STEPS, SECONDS) if seconds else (charts.STEPS,)
     multipliers = {
         policy: _over_time(furthest(group).train, "multipliers")
         for policy, group in groups.items()
     }
     return Figures(
-        differences=_differences(rows, pens),
+        differences=_differences(rows, pens, measure),
         curves={
             f"{quantity.partition(',')[0]} by {x.split()[-1]}": charts.curves(
                 curves, quantity, x, pens, legend=legend
             )
             for x in against
-            for kind, field, quantity, factor in CURVES
+            for kind, field, quantity, factor in shown
             if (curves := _curves(groups, kind, field, factor, x))
         },
         maps={name: charts.thumbnail(used) for name, (_, used) in multipliers.items()},
@@ -108,23 +113,30 @@ def figures(
 
 
 def across(
-    lines: Sequence[Line], axis: Axis, pens: Mapping[str, Pen], *, legend: bool = True
+    lines: Sequence[Line],
+    axis: Axis,
+    pens: Mapping[str, Pen],
+    measure: Measure,
+    *,
+    legend: bool = True,
 ) -> Charts:
-    """Test accuracy over what differs between studies, and the differences to controls.
+    """How good over what differs between studies, and the differences to controls.
 
     Args:
-        lines: of test accuracy.
+        lines: of the first question.
         axis: what the studies differ in.
         pens: by policy.
+        measure: what the runs of all studies are judged by.
         legend: whether the charts say which line is whose.
     """
     means: dict[str, charts.Dependence] = {}
     differences: dict[str, charts.Dependence] = {}
     for line in lines:
         at = [line.places.get(study) for study in axis.places]
-        means[line.policy] = _dependence(at)
+        means[line.policy] = _dependence(at, measure)
         if line.policy != line.control:
-            differences[line.policy] = _dependence([p and p.difference for p in at])
+            between = [place and place.difference for place in at]
+            differences[line.policy] = _dependence(between, measure)
     places = [*axis.places.values()]
 
     def drawn(
@@ -136,9 +148,10 @@ def across(
 
     found: Charts = {}
     if means:
-        found["test accuracy"] = drawn(means, "test accuracy, %", False)
+        name = f"test {measure.name}"
+        found[name] = drawn(means, f"test {measure.title}", False)
     if differences:
-        quantity = "difference to the baseline, points"
+        quantity = f"difference to the baseline, {measure.differences}"
         found["difference"] = drawn(differences, quantity, True)
     return found
 
@@ -153,36 +166,46 @@ def series(events: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
     return np.array([event[name] for event in events], float)
 
 
-def _differences(rows: Sequence[Row], pens: Mapping[str, Pen]) -> Charts:
+def _differences(
+    rows: Sequence[Row], pens: Mapping[str, Pen], measure: Measure
+) -> Charts:
     """For each question, every policy by its control."""
     found: Charts = {}
-    for name, question in compare.QUESTIONS.items():
+    for name, question in questions(measure).items():
         pairs = {
-            policy: [100 * value for value in by_seed.values()]
-            for policy, by_seed in compare.differences(rows, name).items()
+            policy: [*by_seed.values()]
+            for policy, by_seed in compare.differences(rows, name, measure).items()
         }
         intervals = {
-            row.policy: (100 * difference.interval[0], 100 * difference.interval[1])
+            row.policy: difference.interval
             for row in rows
             if (difference := row.answers[name].difference) and difference.interval
         }
         if pairs:
             controls = {row.policy: row.control for row in rows}
             found[question.measure] = charts.differences(
-                pairs, intervals, pens, controls, question.measure
+                pairs,
+                intervals,
+                pens,
+                controls,
+                question.measure,
+                question.unit,
+                question.drawn,
             )
     return found
 
 
-def _dependence(at: Sequence[Place | Difference | None]) -> charts.Dependence:
-    """In per cent, what is known at each place."""
+def _dependence(
+    at: Sequence[Place | Difference | None], measure: Measure
+) -> charts.Dependence:
+    """What is known at each place, in the unit of the measure."""
     rows = [
         (None, None, None)
         if one is None
         else (one.mean, *(one.interval or (None,) * 2))
         for one in at
     ]
-    mean, low, high = 100 * np.array(rows, float).T
+    mean, low, high = measure.factor * np.array(rows, float).T
     return mean, low, high
 
 

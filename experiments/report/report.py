@@ -13,8 +13,10 @@ import rich.console
 
 from ..analysis import across, compare, savings, verdicts
 from ..analysis.across import Axis, Line
-from ..analysis.compare import QUESTIONS, Row, Run
+from ..analysis.compare import Row, Run
+from ..analysis.questions import questions
 from ..analysis.savings import Saving
+from ..config.measures import Measure, measure_of
 from ..records.records import Records, write_json, write_text
 from ..terminal.display import legible
 from . import charts, tables, writers
@@ -27,6 +29,8 @@ DATA = {
     "sample": "the bundled sample of CIFAR-10",
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
+    "stdlib": "the source of Python's standard library",
+    "tiny_shakespeare": "Tiny Shakespeare",
 }
 IDLE = 0.25
 """Load of each core, at most, for a machine that did nothing else."""
@@ -53,6 +57,11 @@ class Study:
         """Its name."""
         return self.records.config["name"]
 
+    @property
+    def measure(self) -> Measure:
+        """What its runs are judged by."""
+        return measure_of(self.records.config["data"])
+
     @functools.cached_property
     def runs(self) -> list[Run]:
         """Its runs."""
@@ -64,7 +73,8 @@ class Study:
         config = self.records.config
         about = config["policies"].items()
         controls = {policy: words["control"] for policy, words in about}
-        return compare.rows(self.runs, config["thresholds"], controls)
+        thresholds = config["thresholds"] if self.measure.larger else ()
+        return compare.rows(self.runs, thresholds, controls, self.measure)
 
     @functools.cached_property
     def caveats(self) -> list[str]:
@@ -85,7 +95,11 @@ class Study:
         """Its summary.json."""
         config = self.records.config
         return verdicts.summary(
-            self.rows, self.caveats, config["policies"], config.get("numbers", {})
+            self.rows,
+            self.caveats,
+            config["policies"],
+            config.get("numbers", {}),
+            self.measure,
         )
 
     @functools.cached_property
@@ -112,6 +126,7 @@ class Study:
             self.records.config["layers"]["names"],
             self.saved,
             pens,
+            self.measure,
             seconds=self.undisturbed,
             legend=legend,
         )
@@ -138,7 +153,7 @@ class Study:
     @property
     def intervals(self) -> bool:
         """Whether any difference has one."""
-        found = (row.answers["accuracy"].difference for row in self.rows)
+        found = (row.answers[self.measure.name].difference for row in self.rows)
         return any(difference and difference.interval for difference in found)
 
     @property
@@ -152,7 +167,7 @@ class Study:
     @property
     def result(self) -> str:
         """What came out."""
-        return verdicts.result(self.rows, bool(self.caveats))
+        return verdicts.result(self.rows, bool(self.caveats), self.measure)
 
     def seen(self, row: Row) -> str:
         """What one policy did to the layers, in sentences."""
@@ -200,6 +215,11 @@ class Joined:
 
     studies: Mapping[str, Study]
 
+    @property
+    def measure(self) -> Measure:
+        """What the runs of the first of them are judged by."""
+        return next(iter(self.studies.values())).measure
+
     @functools.cached_property
     def axis(self) -> Axis:
         """What they differ in."""
@@ -207,9 +227,17 @@ class Joined:
 
     @functools.cached_property
     def lines(self) -> dict[str, list[Line]]:
-        """By question, the policies that two of them or more have."""
-        rows = {name: study.rows for name, study in self.studies.items()}
-        return {name: across.lines(rows, self.axis, name) for name in QUESTIONS}
+        """By question, the policies that two of them or more have.
+
+        None where some are of images and some of text: nothing lies between them.
+        """
+        rows, measure = {n: s.rows for n, s in self.studies.items()}, self.measure
+        if any(study.measure != measure for study in self.studies.values()):
+            return {name: [] for name in questions(measure)}
+        return {
+            name: across.lines(rows, self.axis, name, measure)
+            for name in questions(measure)
+        }
 
     @functools.cached_property
     def caveats(self) -> list[str]:
@@ -221,13 +249,14 @@ class Joined:
     @property
     def result(self) -> str:
         """How differences change from the first study to the last."""
-        return across.result(self.lines, self.axis, bool(self.caveats))
+        found, demonstration = self.lines, bool(self.caveats)
+        return across.result(found, self.axis, demonstration, self.measure)
 
     @functools.cached_property
     def tables(self) -> list[Table]:
         """What lies between them, for each question, if anything does."""
         found = [
-            tables.across(lines, self.axis, name, bool(self.caveats))
+            tables.across(lines, self.axis, name, bool(self.caveats), self.measure)
             for name, lines in self.lines.items()
         ]
         return [table for table in found if table.lines]
@@ -240,11 +269,12 @@ class Joined:
     @property
     def summary(self) -> dict[str, Any]:
         """Its joined.json."""
-        return across.summary(self.lines, self.axis, self.caveats)
+        return across.summary(self.lines, self.axis, self.caveats, self.measure)
 
     def figures(self, pens: Mapping[str, Pen], *, legend: bool) -> Charts:
         """Its figures, as those of a study."""
-        return figures_across(self.lines["accuracy"], self.axis, pens, legend=legend)
+        lines, measure = self.lines[self.measure.name], self.measure
+        return figures_across(lines, self.axis, pens, measure, legend=legend)
 
 
 def build(records: Records, out: Path | None = None, figures: str = "none") -> Path:
@@ -317,7 +347,7 @@ def show(study: Study, page: Path, console: rich.console.Console) -> None:
         page: the path of its report.
         console: to print on.
     """
-    table = tables.short(study.rows)
+    table = tables.short(study.rows, study.measure)
     console.print(writers.terminal(table))
     for note in table.notes:
         console.print(legible(note), soft_wrap=True)

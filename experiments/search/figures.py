@@ -1,4 +1,4 @@
-"""Plots of a search: which numbers mattered, and which went with which accuracy."""
+"""Plots of a search: which numbers mattered, and how good runs were with which."""
 
 import warnings
 from pathlib import Path
@@ -7,18 +7,20 @@ import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
 
+from ..config.measures import Measure
 from ..report import charts
 
 FEWEST = 10
 """Trials that came to an end, for plots that show more than chance."""
 
 
-def write(study: optuna.Study, folder: Path) -> list[str]:
-    """Draws accuracy by each number, where there is more than one number.
+def write(study: optuna.Study, folder: Path, measure: Measure) -> list[str]:
+    """Draws how good trials were by each number, where there is more than one number.
 
     Args:
         study: the search for the numbers of one policy.
         folder: for the plots; made where it is missing.
+        measure: what trials are judged by.
 
     Returns:
         What is to be said, in lines.
@@ -31,7 +33,7 @@ def write(study: optuna.Study, folder: Path) -> list[str]:
             f"no plots, as {len(complete)} trials came to an end, of {FEWEST} needed"
         ]
     if len({trial.value for trial in complete}) == 1:
-        return ["no plots, as all trials were equally accurate"]
+        return ["no plots, as all trials were equally good"]
     folder.mkdir(exist_ok=True)
     with warnings.catch_warnings():  # of ties among the best
         warnings.simplefilter("ignore", UserWarning)
@@ -40,8 +42,9 @@ def write(study: optuna.Study, folder: Path) -> list[str]:
         )
     drawn = charts.search(
         {name: [t.params[name] for t in complete] for name in complete[0].params},
-        [trial.value or 0.0 for trial in complete],
+        [trial.values[0] for trial in complete],
         importance,
+        measure,
     )
     policy = study.study_name.partition("/")[-1]
     charts.save(drawn, folder / f"{policy}.png")

@@ -7,6 +7,7 @@ import filelock
 import rich.console
 from optuna.trial import FrozenTrial, TrialState
 
+from ..config.measures import Measure
 from ..records import records
 from ..report import writers
 from ..report.tables import Table
@@ -14,14 +15,12 @@ from . import figures as tune_figures
 from .search import Search
 from .trials import PolicySearch
 
-HEADINGS = ("policy", "trials", "steps", "own, %", "best, %", "best numbers")
 NOTE = (
     "Trials: those that finished; a pruned one is shorter, so that steps differ. Own "
-    "and best: validation accuracy at the end, with the policy's own numbers and with "
-    "those found."
+    "and best: validation {} at the end, with the policy's own numbers and with those "
+    "found."
 )
-
-GRID_NOTE = "Validation accuracy at the end, in %, at each global rate."
+GRID_NOTE = "Validation {} at the end, in {}, at each global rate."
 
 
 def show(
@@ -37,49 +36,64 @@ def show(
     # Workers come to the end together; who writes last has to have looked last.
     with filelock.FileLock(search.folder / ".lock"):
         counted = {policy.name: policy.counted() for policy in searches}
-        table = _grid(search, counted) if search.rates else _found(counted)
+        table = _grid(search, counted) if search.rates else _found(search, counted)
         console.print(writers.terminal(table))
         console.print(*table.notes)
         path = _write_best(search, counted)
         _write_trials(search, counted)
         for policy in searches:
-            for line in tune_figures.write(policy.study, search.folder / "plots"):
+            for line in tune_figures.write(
+                policy.study, search.folder / "plots", search.config.measure
+            ):
                 console.print(f"{policy.name}: {line}", soft_wrap=True)
+    data = search.config.measure.examples
     console.print(
-        f"\nThe best of {search.each} trials, found by the images that judge it, is "
-        "optimistic. Fresh seeds and the test images decide:"
+        f"\nThe best of {search.each} trials, found by the {data} that judge it, is "
+        f"optimistic. Fresh seeds and the test {data} decide:"
     )
     console.print(f"python -m experiments study {path}", soft_wrap=True)
 
 
-def best(trials: Sequence[FrozenTrial]) -> FrozenTrial:
+def best(trials: Sequence[FrozenTrial], measure: Measure) -> FrozenTrial:
     """Of the trials that came to an end; of equals the first."""
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    return max(complete, key=lambda trial: trial.value or 0.0)
+    choose = max if measure.larger else min
+    return choose(complete, key=lambda trial: trial.values[0])
 
 
-def _found(counted: Mapping[str, Sequence[FrozenTrial]]) -> Table:
-    lines = tuple(_line(policy, trials) for policy, trials in counted.items())
-    return Table("", HEADINGS, lines, (NOTE,))
+def _found(search: Search, counted: Mapping[str, Sequence[FrozenTrial]]) -> Table:
+    measure = search.config.measure
+    values = (f"own, {measure.unit}", f"best, {measure.unit}")
+    headings = ("policy", "trials", "steps", *values, "best numbers")
+    lines = tuple(_line(name, trials, measure) for name, trials in counted.items())
+    return Table("", headings, lines, (NOTE.format(measure.name),))
 
 
 def _grid(search: Search, counted: Mapping[str, Sequence[FrozenTrial]]) -> Table:
     headings = ("policy", *(f"{rate:g}" for rate in sorted(search.rates)), "best rate")
+    measure = search.config.measure
     lines = tuple(
-        (policy, *map(_accuracy, trials), f"{best(trials).params['rate']:g}")
+        (
+            policy,
+            *(_value(trial, measure) for trial in trials),
+            f"{best(trials, measure).params['rate']:g}",
+        )
         for policy, trials in counted.items()
     )
-    return Table("", headings, lines, (GRID_NOTE,))
+    note = GRID_NOTE.format(measure.name, measure.unit)
+    return Table("", headings, lines, (note,))
 
 
-def _line(policy: str, trials: Sequence[FrozenTrial]) -> tuple[str, ...]:
-    found = best(trials)
+def _line(
+    policy: str, trials: Sequence[FrozenTrial], measure: Measure
+) -> tuple[str, ...]:
+    found = best(trials, measure)
     return (
         policy,
         _counts(trials),
         f"{sum(trial.user_attrs['steps'] for trial in trials):,}",
-        _accuracy(trials[0]),
-        _accuracy(found),
+        _value(trials[0], measure),
+        _value(found, measure),
         "\n".join(f"{name} {value:.3g}" for name, value in found.params.items()),
     )
 
@@ -92,16 +106,17 @@ def _counts(trials: Sequence[FrozenTrial]) -> str:
     return "\n".join([str(len(trials)), *said])
 
 
-def _accuracy(trial: FrozenTrial) -> str:
+def _value(trial: FrozenTrial, measure: Measure) -> str:
     diverged = trial.user_attrs["status"] == "diverged"
-    return "diverged" if diverged else f"{100 * (trial.value or 0.0):.1f}"
+    return "diverged" if diverged else measure.shown(trial.values[0])
 
 
 def _write_trials(search: Search, counted: Mapping[str, Sequence[FrozenTrial]]) -> None:
     """Writes what every trial that is compared came to."""
+    measure = search.config.measure.name
     found = {
         policy: [
-            {**trial.params, "accuracy": trial.value, **trial.user_attrs}
+            {**trial.params, measure: trial.value, **trial.user_attrs}
             for trial in trials
         ]
         for policy, trials in counted.items()
@@ -114,7 +129,7 @@ def _write_best(search: Search, counted: Mapping[str, Sequence[FrozenTrial]]) ->
     numbers = {
         f"{policy}.{name}": value
         for policy, trials in counted.items()
-        for name, value in best(trials).params.items()
+        for name, value in best(trials, search.config.measure).params.items()
     }
     config = dataclasses.replace(
         search.config,

@@ -8,6 +8,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from ..config.measures import Measure
 from ..policies.policy import Policy
 from ..records import records
 from ..records.journal import Forgetful
@@ -37,6 +38,7 @@ class PolicySearch:
         self.name, self._policy = policy.name, policy
         self._total, self._trials = search.config.total_steps, search.each
         self._numbers, self._rates = policy.numbers(search.config.rate), search.rates
+        self._measure = search.config.measure
         self.study = optuna.create_study(
             study_name=f"{search.config.name}/{policy.name}",
             storage=storage,
@@ -46,7 +48,7 @@ class PolicySearch:
             else optuna.pruners.MedianPruner(
                 n_warmup_steps=round(WARMUP * self._total)
             ),
-            direction="maximize",
+            direction="maximize" if self._measure.larger else "minimize",
             load_if_exists=True,
         )
 
@@ -78,8 +80,8 @@ class PolicySearch:
         """Trains with other numbers; says in a line what came of it."""
         trial = self._ask()
         title = f"{self.name}, trial {len(self.counted()) + 1}/{self._trials}"
-        with Progress(title, 0, self._total) as progress:
-            watched = _Watched(trial, self._total, progress)
+        with Progress(title, 0, self._total, self._measure) as progress:
+            watched = _Watched(trial, self._total, progress, self._measure)
             try:
                 trainer.run(self._policy.having(trial.params), SEED, watched)
                 value, state = watched.value, TrialState.COMPLETE
@@ -91,8 +93,9 @@ class PolicySearch:
         trial.set_user_attr("status", watched.status)
         trial.set_user_attr("steps", watched.step)
         self.study.tell(trial, value, state)
-        shown = f"validation accuracy {100 * watched.accuracy:.1f} %"
-        return f"{title}: {watched.status} after {watched.step:,} steps, {shown}"
+        found = self._measure.said(watched.found)
+        ended = f"{watched.status} after {watched.step:,} steps"
+        return f"{title}: {ended}, validation {found}"
 
     def _ask(self) -> optuna.Trial:
         numbers = self._numbers[:1] if self._rates else self._numbers
@@ -133,18 +136,25 @@ class _Watched(Forgetful):
 
     Attributes:
         step: of the last event.
-        accuracy: of the last evaluation.
+        found: how good it was at the last evaluation.
         status: pruned unless the run comes to an end, which may be diverged.
     """
 
-    def __init__(self, trial: optuna.Trial, total_steps: int, progress: Progress):
-        self.step, self.accuracy, self.status = 0, 0.0, "pruned"
+    def __init__(
+        self,
+        trial: optuna.Trial,
+        total_steps: int,
+        progress: Progress,
+        measure: Measure,
+    ):
+        self.step, self.found, self.status = 0, measure.worst, "pruned"
         self._trial, self._total, self._progress = trial, total_steps, progress
+        self._measure = measure
 
     @property
     def value(self) -> float:
-        """What the search is to make large."""
-        return 0.0 if self.status == "diverged" else self.accuracy
+        """What the search is to make large, or small."""
+        return self._measure.worst if self.status == "diverged" else self.found
 
     def write(self, event: records.Event) -> None:
         """Reports an evaluation; raises `optuna.TrialPruned` where that is poor."""
@@ -153,8 +163,8 @@ class _Watched(Forgetful):
         if event["kind"] == "end":
             self.status = event["status"]
         elif event["kind"] == "validation" and math.isfinite(event["loss"]):
-            self.accuracy = event["accuracy"]
-            self._trial.report(self.accuracy, self.step)
+            self.found = event[self._measure.name]
+            self._trial.report(self.found, self.step)
             spared = OWN in self._trial.user_attrs or self.step == self._total
             if not spared and self._trial.should_prune():
                 raise optuna.TrialPruned

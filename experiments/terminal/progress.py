@@ -7,19 +7,23 @@ from typing import Any, Self
 import numpy as np
 import tqdm
 
+from ..config.measures import ACCURACY, Measure
 from .display import bar, evenly, known, legible
 
 MOST_LAYERS = 16
 """Of more, some are shown: the first, the last, and between them evenly."""
-ORDER = ("accuracy", "loss", "layers", "speed")
+ORDER = ("validation", "loss", "layers", "speed")
 """How numbers stand; a narrow terminal cuts off the end of the line."""
 
 
 class Progress:
     """One live line for a run; nothing where standard error is no terminal."""
 
-    def __init__(self, name: str, begin: int, total_steps: int):
-        """Takes what to call the run, and the steps done and to be done in all."""
+    def __init__(
+        self, name: str, begin: int, total_steps: int, measure: Measure = ACCURACY
+    ):
+        """Takes a name for the run, the steps done and to be done, and its measure."""
+        self._measure = measure
         self._bar = tqdm.tqdm(
             desc=legible(name),
             initial=begin,
@@ -35,10 +39,13 @@ class Progress:
         """Moves the line to an event."""
         if event["kind"] == "train" and event["loss"] is not None:
             self._shown["loss"] = f"loss {event['loss']:.2f}"
-            self._shown["speed"] = f"{event['images'] / event['seconds']:,.0f} images/s"
+            speed = event["images"] / event["seconds"]
+            self._shown["speed"] = f"{speed:,.0f} {self._measure.examples}/s"
             self._shown["layers"] = _layers(event["multipliers"])
-        elif event["kind"] == "validation" and event["accuracy"] is not None:
-            self._shown["accuracy"] = f"val {100 * event['accuracy']:.1f} %"
+        elif event["kind"] == "validation" and event[self._measure.name] is not None:
+            value = self._measure.shown(event[self._measure.name])
+            unit = " %" if self._measure.larger else ""
+            self._shown["validation"] = f"val {value}{unit}"
         numbers = (self._shown[name] for name in ORDER if name in self._shown)
         self._bar.set_postfix_str(", ".join(numbers), refresh=False)
         self._bar.update(event["step"] - self._bar.n)

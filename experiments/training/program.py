@@ -65,7 +65,10 @@ class Tables(NamedTuple):
 
 
 class Images(NamedTuple):
-    """Images and labels on the device; a label of −1 marks an image that fills up."""
+    """Images and labels on the device; a label of −1 marks an image that fills up.
+
+    Or windows of text, (n, context), and of each of their bytes the next one.
+    """
 
     images: jax.Array  # shape=(n, height, width, channels), dtype=jnp.uint8
     labels: jax.Array  # shape=(n,), dtype=jnp.int32
@@ -91,8 +94,8 @@ def abstract(config: Config, classes: int, shape: tuple[int, ...]) -> Abstract:
 
     Args:
         config: a valid one.
-        classes: how many logits an image gets.
-        shape: of an image: (height, width, channels).
+        classes: how many logits an image gets, or a byte of text.
+        shape: of an image: (height, width, channels); or of text: (context,).
 
     Raises:
         ValueError: the model does not take such images, or answers otherwise.
@@ -103,12 +106,22 @@ def abstract(config: Config, classes: int, shape: tuple[int, ...]) -> Abstract:
     training, params, statistics = nnx.split(model, nnx.Param, ...)
     model.eval()
     inference = nnx.graphdef(model)
-    images = jax.ShapeDtypeStruct((config.batch_size, *shape), jnp.dtype(config.dtype))
+    dtype = jnp.dtype(jnp.uint8 if config.text else config.dtype)
+    images = jax.ShapeDtypeStruct((config.batch_size, *shape), dtype)
     _check_logits(config, classes, images, inference, params, statistics)
     layers = optax_llr.trace_layers(
-        functools.partial(infer, inference), params, statistics, images
+        functools.partial(infer, inference),
+        params,
+        statistics,
+        images,
+        group=_module if config.text else None,
     )
     return Abstract(training, inference, layers)
+
+
+def _module(path: str) -> str:
+    """Where a parameter stands: in language models norms have rates of their own."""
+    return path.rpartition("/")[0]
 
 
 def _freeze_statistics(config: Config, model: nnx.Module) -> None:
@@ -124,7 +137,8 @@ def _freeze_statistics(config: Config, model: nnx.Module) -> None:
 def _check_logits(
     config: Config, classes: int, images: jax.ShapeDtypeStruct, *model: Any
 ) -> None:
-    name, wanted = own.label(config.model), (len(images), classes)
+    name = own.label(config.model)
+    wanted = (*(images.shape if config.text else images.shape[:1]), classes)
     taken = " × ".join(map(str, images.shape[1:]))
     try:
         logits = jax.eval_shape(infer, *model, images)
@@ -264,12 +278,12 @@ class Program:
     def score(
         self, params: Weights, statistics: Weights, batch: Images
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Sum of losses, number of correct answers and of images; without the fill.
+        """Sum of losses, number of correct answers and of all; without the fill.
 
         The losses are those of true labels, not of smoothed ones.
         """
-        images = normalise(batch.images, self._mean, self._std, self._dtype)
-        logits = infer(self._inference, params, statistics, images)
+        inputs = self._inputs(batch.images)
+        logits = infer(self._inference, params, statistics, inputs)
         real = batch.labels >= 0
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
         correct = logits.argmax(-1) == batch.labels
@@ -321,8 +335,8 @@ class Program:
         With batch norm the statistics are those of the batch: running ones lag behind,
         by the more, the larger the steps are.
         """
-        images = normalise(batch.images, self._mean, self._std, self._dtype)
-        return self._loss(params, statistics, images, batch.labels)[0]
+        inputs = self._inputs(batch.images)
+        return self._loss(params, statistics, inputs, batch.labels)[0]
 
     def _loss(
         self,
@@ -365,7 +379,7 @@ class Program:
     def _next_batch(
         self, state: TrainState, data: Images
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """The order of this epoch, and of this step the augmented images and labels."""
+        """The order of this epoch; of this step the inputs, augmented, and labels."""
         config = self._config
         epoch = state.step // config.steps_per_epoch
         batch = state.step % config.steps_per_epoch
@@ -378,16 +392,22 @@ class Program:
         taken = jax.lax.dynamic_slice_in_dim(
             order, batch * config.batch_size, config.batch_size
         )
-        images = augment(
-            _key(state.key, AUGMENTATION, state.step),
-            normalise(
-                self._laid_out(data.images[taken]), self._mean, self._std, self._dtype
-            ),
-            flip=config.flip,
-            crop_padding=config.crop_padding,
-            cutout=config.cutout,
-        )
+        images = self._inputs(self._laid_out(data.images[taken]))
+        if not config.text:
+            images = augment(
+                _key(state.key, AUGMENTATION, state.step),
+                images,
+                flip=config.flip,
+                crop_padding=config.crop_padding,
+                cutout=config.cutout,
+            )
         return order, images, self._laid_out(data.labels[taken])
+
+    def _inputs(self, images: jax.Array) -> jax.Array:
+        """What the model takes: normalised images, or text as it is."""
+        if self._mean is None or self._std is None:
+            return images
+        return normalise(images, self._mean, self._std, self._dtype)
 
     def _laid_out(self, batch: jax.Array) -> jax.Array:
         """Divided over the devices, from here to the gradients."""

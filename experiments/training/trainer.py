@@ -109,6 +109,8 @@ class Trainer:
             )
         self._config, self._devices = config, Devices(config)
         self._stacking = config.stack != 1
+        # Of text, each byte of a window has one.
+        self._answers = config.batch_size * math.prod(dataset.train.labels.shape[1:])
         self._train = self._laid_out(dataset.train)
         self._validation = self._batches(dataset.validation)
         self._test = self._batches(dataset.test)
@@ -263,7 +265,7 @@ class Trainer:
                 "train",
                 step,
                 loss=float(loss) / steps,
-                accuracy=int(correct) / steps / config.batch_size,
+                accuracy=int(correct) / steps / self._answers,
                 rate=float(tables.rate[step - 1]),
                 multipliers=told.tolist(),
             )
@@ -278,13 +280,13 @@ class Trainer:
     def _evaluate(
         self, group: Group, batches: list[Images]
     ) -> list[tuple[float, float]]:
-        """Mean loss and accuracy over a split's images, of each run that goes on."""
+        """Mean loss and accuracy over a split, of each run that goes on."""
         weights = evaluated(group.state)
         totals = [group.compiled.score(*weights, batch) for batch in batches]
-        loss, correct, images = np.sum(jax.device_get(totals), axis=0, dtype=float)
+        loss, correct, answers = np.sum(jax.device_get(totals), axis=0, dtype=float)
         return [
-            (float(loss / images), float(correct / images))
-            for _, (loss, correct, images) in group.each((loss, correct, images))
+            (float(loss / answers), float(correct / answers))
+            for _, (loss, correct, answers) in group.each((loss, correct, answers))
         ]
 
     def _keep(self, group: Group) -> None:
@@ -368,8 +370,8 @@ class Trainer:
         """Batches of one size on the devices, the last filled up with label −1."""
         size = -(-EVALUATION_BATCH // self._devices.count) * self._devices.count
         fill = -len(split.labels) % size
-        images = np.pad(split.images, [(0, fill), (0, 0), (0, 0), (0, 0)])
-        labels = np.pad(split.labels, (0, fill), constant_values=-1)
+        images = _filled(split.images, fill, 0)
+        labels = _filled(split.labels, fill, -1)
         parts = len(labels) // size
         return [
             self._laid_out(Split(*part))
@@ -377,3 +379,9 @@ class Trainer:
                 np.split(images, parts), np.split(labels, parts), strict=True
             )
         ]
+
+
+def _filled(array: np.ndarray, count: int, value: int) -> np.ndarray:
+    """With so many more along the first axis, all of this value."""
+    fill = [(0, count), *[(0, 0)] * (array.ndim - 1)]
+    return np.pad(array, fill, constant_values=value)

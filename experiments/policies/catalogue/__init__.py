@@ -18,6 +18,7 @@ from ..policy import Policy
 from . import fine_tuning as fine_tuning
 from . import measured as measured
 from . import scheduled as scheduled
+from . import transformers as transformers
 from .entry import ENTERED
 from .entry import whole_steps as whole_steps
 

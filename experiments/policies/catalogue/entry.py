@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
-from optax_llr import Layers, Rule
+from optax_llr import Layers
 
-from ...config.config import Config
-from ..optimizers import measuring
-from ..policy import Direction, Expects, Policy, Range, described, uniform
+from ...config.measures import Direction
+from ..optimizers import MakeRule, measuring
+from ..policy import Expects, Policy, Range, described, uniform
 
 Made = TypeVar("Made", bound=Callable[..., Any])
 
@@ -54,10 +54,10 @@ def policy(
 
 def measured(
     source: str, accuracy: Direction = "open", speed: Direction = "open"
-) -> Callable[[Callable[[Config], Rule]], Callable[[Config], Rule]]:
-    """Enters a function config → rule as a policy."""
+) -> Callable[[MakeRule], MakeRule]:
+    """Enters a function (config, layers) → rule as a policy."""
 
-    def enter(rule: Callable[[Config], Rule]) -> Callable[[Config], Rule]:
+    def enter(rule: MakeRule) -> MakeRule:
         fields = {"multipliers": uniform, "layering": measuring(rule)}
         return policy(source, accuracy, speed, **fields)(rule)
 

@@ -16,7 +16,7 @@ from .entry import CARBONNELLE, SMITH_TOPIN, THREAD, Alpha, measured, policy
 
 
 @measured("Singh et al., LSALR, arXiv:1510.04609", "same", "same")
-def gradient_norm(config: Config) -> Rule:
+def gradient_norm(config: Config, layers: Layers) -> Rule:
     """1 + log(1 + 1/‖g‖), shared out: more for layers whose gradients are small.
 
     Near uniform: the logarithm evens out all but large differences. Of use in deep
@@ -26,7 +26,7 @@ def gradient_norm(config: Config) -> Rule:
 
 
 @measured(SMITH_TOPIN + "; " + THREAD, "same", "same")
-def curvature(config: Config) -> Rule:
+def curvature(config: Config, layers: Layers) -> Rule:
     """Shared out by the rate at which each layer's path would lead to the bottom of its
     valley, from two steps in a row.
 
@@ -37,7 +37,7 @@ def curvature(config: Config) -> Rule:
 
 
 @measured("Baydin et al., arXiv:1703.04782; " + THREAD, "same", "higher")
-def hypergradient(config: Config) -> Rule:
+def hypergradient(config: Config, layers: Layers) -> Rule:
     """Each multiplier descends the loss, by sums (β = 1).
 
     Early on more for layers with large gradients, then back towards uniform; faster at
@@ -47,7 +47,7 @@ def hypergradient(config: Config) -> Rule:
 
 
 @measured("Baydin et al., arXiv:1703.04782", "same", "higher")
-def multiplicative_hypergradient(config: Config) -> Rule:
+def multiplicative_hypergradient(config: Config, layers: Layers) -> Rule:
     """Each multiplier descends the loss, by factors of up to 1 %.
 
     As hypergradient, but for all layers alike whatever their size; some come to the
@@ -57,7 +57,7 @@ def multiplicative_hypergradient(config: Config) -> Rule:
 
 
 @measured("our own", "open", "lower")
-def signal_to_noise(config: Config) -> Rule:
+def signal_to_noise(config: Config, layers: Layers) -> Rule:
     """Shared out by ‖mean g‖² / mean ‖g‖² over the last steps: less for layers whose
     gradients differ from batch to batch.
 
@@ -68,7 +68,7 @@ def signal_to_noise(config: Config) -> Rule:
 
 
 @measured("You et al., LAMB, arXiv:1904.00962", "higher")
-def trust_ratio(config: Config) -> Rule:
+def trust_ratio(config: Config, layers: Layers) -> Rule:
     """Shared out by ‖w‖ / ‖u‖: updates in proportion to the weights.
 
     Slightly better than uniform without norms, as layers then change at one relative
@@ -78,7 +78,7 @@ def trust_ratio(config: Config) -> Rule:
 
 
 @measured("You et al., LARS, arXiv:1708.03888")
-def gradient_trust_ratio(config: Config) -> Rule:
+def gradient_trust_ratio(config: Config, layers: Layers) -> Rule:
     """Shared out by ‖w‖ / ‖g‖, with the raw gradient.
 
     As trust-ratio, but noisier, as momentum has not yet averaged the gradient; no
@@ -88,7 +88,7 @@ def gradient_trust_ratio(config: Config) -> Rule:
 
 
 @measured("Zhou et al., TempBalance, arXiv:2312.00359", "same", "same")
-def tail_exponent(config: Config) -> Rule:
+def tail_exponent(config: Config, layers: Layers) -> Rule:
     """0.5 to 1.5 by the tail of each layer's spectrum, once an epoch: more for layers
     with light tails; shared out.
 
@@ -99,7 +99,7 @@ def tail_exponent(config: Config) -> Rule:
 
 
 @measured("the second post of " + THREAD, "same", "higher")
-def learned(config: Config) -> Rule:
+def learned(config: Config, layers: Layers) -> Rule:
     """A small network, the same for all layers, maps gradient, weight, alignment, time
     and depth to multipliers; the hypergradient trains it.
 

@@ -5,12 +5,13 @@ Those of several policies have a parameter `hidden`: the names of those not show
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import altair as alt
 import numpy as np
 
+from ...config.measures import ACCURACY, Measure
 from ...terminal.display import evenly
 from .look import (
     INK,
@@ -40,24 +41,28 @@ def differences(
     pens: Mapping[str, Pen],
     controls: Mapping[str, str],
     measure: str = "test accuracy",
+    unit: str = "points",
+    drawn: Callable[[float], float] = float,
 ) -> Figure:
     """Each policy by its baseline: a ring a seed, a diamond for the mean, its interval.
 
     Args:
-        pairs: by policy, the difference under each seed, in points.
+        pairs: by policy, the difference under each seed.
         intervals: of the means, for policies that have one.
         pens: by policy.
         controls: by policy, its baseline.
         measure: what differs.
+        unit: of differences.
+        drawn: what is shown of a difference, such as 100 times as much.
     """
     rows = [
         {
             "policy": name,
             "label": f"{name} − {controls[name]}",
-            "seeds": rounded(found),
-            "mean": rounded(np.mean(found)),
-            "low": rounded(intervals[name][0]) if name in intervals else None,
-            "high": rounded(intervals[name][1]) if name in intervals else None,
+            "seeds": rounded([drawn(one) for one in found]),
+            "mean": rounded(drawn(float(np.mean(found)))),
+            "low": rounded(drawn(intervals[name][0])) if name in intervals else None,
+            "high": rounded(drawn(intervals[name][1])) if name in intervals else None,
         }
         for name, found in pairs.items()
     ]
@@ -65,14 +70,14 @@ def differences(
     base = _of_policies(rows, pens).encode(y=y)
     told = [
         alt.Tooltip("label:N", title="difference"),
-        alt.Tooltip("mean:Q", title="mean, points"),
+        alt.Tooltip("mean:Q", title=f"mean, {unit}"),
         alt.Tooltip("low:Q", title="95 % interval from"),
         alt.Tooltip("high:Q", title="to"),
     ]
-    title = f"difference in {measure}, points"
+    title = f"difference in {measure}, {unit}"
     x = alt.X("seeds:Q", title=title, scale=alt.Scale(padding=8))
-    seed = alt.Tooltip("seeds:Q", title="one seed, points")
-    zero = alt.Chart(data([{"x": 0}])).mark_rule(color=INK).encode(x="x:Q")
+    seed = alt.Tooltip("seeds:Q", title=f"one seed, {unit}")
+    zero = alt.Chart(data([{"x": drawn(0.0)}])).mark_rule(color=INK).encode(x="x:Q")
     rings = base.transform_flatten(["seeds"]).mark_point(
         size=18, opacity=0.7, yOffset=-7
     )
@@ -232,24 +237,26 @@ def across(
 
 def search(
     numbers: Mapping[str, Sequence[float]],
-    accuracies: Sequence[float],
+    values: Sequence[float],
     importance: Mapping[str, float],
+    measure: Measure = ACCURACY,
 ) -> alt.HConcatChart:
-    """The trials of a search: accuracy by each number, the most important first.
+    """The trials of a search: how good by each number, the most important first.
 
     Args:
         numbers: by name, that of each trial.
-        accuracies: of the trials, in [0, 1].
-        importance: by name, its share of how accuracies differ.
+        values: of the trials, as they are recorded.
+        importance: by name, its share of how values differ.
+        measure: what trials are judged by.
     """
     found: list[alt.Chart] = []
     for name in sorted(numbers, key=importance.__getitem__, reverse=True):
-        values = np.asarray(numbers[name])
-        wide = values.min() > 0 and values.max() > 10 * values.min()
+        tried = np.asarray(numbers[name])
+        wide = tried.min() > 0 and tried.max() > 10 * tried.min()
         rows = [
-            {"number": number, "accuracy": 100 * accuracy, "trial": trial}
-            for trial, (number, accuracy) in enumerate(
-                zip(values.tolist(), accuracies, strict=True)
+            {"number": number, measure.name: measure.factor * value, "trial": trial}
+            for trial, (number, value) in enumerate(
+                zip(tried.tolist(), values, strict=True)
             )
         ]
         found.append(
@@ -260,9 +267,11 @@ def search(
                     "number:Q", title=name, scale=scaled("log" if wide else "linear")
                 ),
                 y=alt.Y(
-                    "accuracy:Q", title="validation accuracy, %", scale=scaled("linear")
+                    f"{measure.name}:Q",
+                    title=f"validation {measure.title}",
+                    scale=scaled("linear"),
                 ),
-                tooltip=["trial:Q", "number:Q", "accuracy:Q"],
+                tooltip=["trial:Q", "number:Q", f"{measure.name}:Q"],
             )
             .properties(
                 title=f"{name}: importance {100 * importance[name]:.0f} %",

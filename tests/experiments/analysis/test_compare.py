@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from experiments.analysis import compare
+from experiments.analysis import compare, questions
 from experiments.analysis.significance import Time
 
 CONTROLS = {"uniform": "uniform", "uniform-cosine": "uniform"}
@@ -111,11 +111,11 @@ def test_the_two_questions_have_measures_of_their_own():
 def test_speed_is_the_area_under_the_curve_over_its_width():
     # Uneven, as the last evaluation may come sooner: (10·0.25 + 10·0.35 + 5·0.45) / 25.
     found = run("a", 0, {10: 0.2, 20: 0.3, 30: 0.4, 35: 0.5})
-    assert compare.mean_accuracy(found) == pytest.approx(8.25 / 25)
+    assert questions.mean_accuracy(found) == pytest.approx(8.25 / 25)
 
 
 def test_speed_of_a_run_with_a_single_evaluation_is_its_accuracy():
-    assert compare.mean_accuracy(run("a", 0, {10: 0.3})) == 0.3
+    assert questions.mean_accuracy(run("a", 0, {10: 0.3})) == 0.3
 
 
 def test_a_run_that_did_not_finish_has_no_measure_and_is_counted():
@@ -238,7 +238,7 @@ def test_an_unfinished_run_counts_for_as_long_as_it_was_watched():
 def test_a_run_without_an_end_is_interrupted():
     (found,) = compare.runs(validated("a", 0, {10: 0.5}))
     assert (found.status, found.step, found.images) == ("interrupted", 10, 320)
-    assert found.test_accuracy is None
+    assert found.test == {"loss": None, "accuracy": None}
 
 
 def test_seconds_are_the_mean_of_finished_runs():

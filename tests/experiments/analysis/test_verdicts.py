@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from experiments.analysis import compare, verdicts
+from experiments.analysis import verdicts
 from experiments.analysis.compare import Answer, Row, Threshold
 from experiments.analysis.significance import Difference, Time
 from experiments.records import records
@@ -113,7 +113,7 @@ def test_a_sentence_says_where_a_difference_that_matters_is_excluded():
 
 def test_each_question_has_a_verdict_of_its_own():
     told = row(HIGHER, speed=LOWER)
-    found = [verdicts.verdict(told, question, False) for question in compare.QUESTIONS]
+    found = [verdicts.verdict(told, question, False) for question in told.answers]
     assert found == ["higher", "lower"]
 
 

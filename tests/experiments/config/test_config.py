@@ -6,6 +6,8 @@ from experiments.config.choices import MODELS, SIZES, norms
 from experiments.config.config import PRESETS, Config
 from experiments.data import dataset as data
 
+TEXT = {"data": "stdlib", "model": "gpt-small"}
+
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_carry_their_names(preset):
@@ -57,7 +59,23 @@ def test_evaluations_come_about_as_often_as_asked_for():
         ({"model": "resnet"}, "model.*did you mean 'resnet8'.*or FILE.py:NAME"),
         ({"optimizer": "adam"}, "optimizer.*did you mean 'adamw'.*or FILE.py:NAME"),
         ({"optimizer": "adamw"}, "decay must be following or ignoring with adamw"),
-        ({"data": "cifar"}, "data.*did you mean 'cifar10'.*or FILE.py:NAME"),
+        ({"data": "cifar"}, "data.*did you mean 'cifar10'.*NAME, or FILE.txt"),
+        ({"data": "no.txt", "model": "gpt"}, "data: expected a file of text; 'no.txt'"),
+        ({"data": "stdlib"}, "model must be gpt-small or gpt for text, and another"),
+        ({"model": "gpt"}, "model must be gpt-small or gpt for text, and another for"),
+        ({"context": 64}, "context must be left out where data are images; got 64"),
+        (TEXT | {"flip": False}, "flip must be left out where data are text; got Fal"),
+        (TEXT | {"label_noise": 0.1}, "label_noise must be left out where data are te"),
+        (TEXT | {"thresholds": (0.5,)}, "thresholds must be left out where data are t"),
+        (TEXT | {"norm": "layer"}, "norm must be own or rms for this model; got layer"),
+        (
+            TEXT | {"validation": 782},
+            "validation must be at most 781, as there are",
+        ),
+        (TEXT | {"context": 99_999}, "validation must be at most 1, as there are wind"),
+        (TEXT | {"train_fraction": 1e-5}, "train_fraction must be large enough for a"),
+        (TEXT | {"batch_size": 40_000}, "batch_size must be between 1 and the 31249 t"),
+        (TEXT | {"context": 1}, "context must be at least 2; got 1"),
         ({"logger": "wandb"}, "logger: unknown 'wandb'.*or FILE.py:NAME"),
         ({"label_smoothing": 1.0}, "label_smoothing must be below 1; got 1.0"),
         ({"ema": -0.1}, "ema must be at least 0; got -0.1"),
@@ -154,3 +172,21 @@ def test_every_model_of_ours_has_norms_and_others_say_nothing_of_theirs():
 def test_numbers_are_none_unless_given_and_shared_by_nobody():
     assert Config().numbers == {}
     assert Config().numbers is not Config().numbers
+
+
+def test_a_file_of_text_is_recorded_by_its_name_and_counted_by_its_size(tmp_path):
+    (tmp_path / "my.txt").write_bytes(b"x" * 10_001)
+    path = str(tmp_path / "my.txt")
+    config = Config(data=path, model="gpt", context=10, validation=30, epochs=1)
+    assert (config.training_images, config.total_steps) == (899, 28)
+    assert config.record()["data"] == "my.txt"
+
+
+def test_images_are_judged_by_accuracy_and_text_by_loss():
+    assert (Config().measure.name, Config(**TEXT).measure.name) == ("accuracy", "loss")
+    assert Config(**TEXT).measure.expected("higher") == "lower"
+    assert Config(**TEXT).measure.expected("same") == "same"
+    assert Config().measure.expected("higher") == "higher"
+    assert Config().measure.signed(-0.0123) == "−1.2"
+    assert Config(**TEXT).measure.signed(0.0123) == "+0.012"
+    assert Config(**TEXT).measure.signed(-0.0001) == "+0.000"

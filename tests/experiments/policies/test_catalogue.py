@@ -5,6 +5,7 @@ import typing
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import optax_llr
@@ -13,12 +14,17 @@ from experiments.config.config import PRESETS, Config
 from experiments.policies.catalogue import POLICIES, whole_steps
 from experiments.policies.catalogue.entry import ENTERED
 from experiments.policies.chosen import configured, with_controls
-from experiments.policies.optimizers import scheduled
+from experiments.policies.optimizers import measured, optimizer, scheduled
 from experiments.policies.rates import global_rate
 from experiments.training.compiling import policy_tables
+from experiments.training.program import abstract
 
 SCHEDULES = typing.get_args(Schedule)
 TOTAL = 1000
+LAYERED = {*MEASURED, "ramped-tail-exponent"}
+"""Policies that do not scale by a schedule."""
+ANY_MODEL = [name for name in POLICIES if name != "blockwise"]
+"""Policies that ask for no names of layers."""
 NAMES = ("conv1", "conv2", "conv3", "hidden", "head")
 LAYERS = optax_llr.match_layers(
     {name: np.ones(1) for name in NAMES}, [(name, name) for name in NAMES]
@@ -64,13 +70,13 @@ def test_every_policy_has_its_control_s_way_of_layering_or_measures_against_it()
     for name, policy in POLICIES.items():
         control = POLICIES[policy.control]
         if policy.layering is not control.layering:
-            assert name in MEASURED
+            assert name in LAYERED
             assert control.name == "uniform"
 
 
 def test_measured_policies_are_those_that_do_not_scale_by_a_schedule():
     layered = {name for name, p in POLICIES.items() if p.layering is not scheduled}
-    assert layered == set(MEASURED)
+    assert layered == LAYERED
 
 
 def test_every_policy_with_a_schedule_of_its_own_is_compared_with_one_too():
@@ -166,7 +172,7 @@ def test_freezeout_freezes_from_the_first_layer_to_the_last_and_for_good():
     assert (values[:, 4] > 0).all()
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", ANY_MODEL)
 @pytest.mark.parametrize(
     ("total", "depth"), [(1, 1), (30, 1), (5, 2), (1, 22), (5, 22)]
 )
@@ -183,7 +189,7 @@ def test_short_runs_and_other_depths_have_finite_multipliers(name, total, depth)
     assert (np.asarray(values) >= 0).all()
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", ANY_MODEL)
 def test_tables_hold_what_the_policy_says_at_every_step(name):
     config = PRESETS["demo"]
     tables = policy_tables(POLICIES[name], config, LAYERS)
@@ -248,7 +254,7 @@ def test_a_configuration_without_numbers_leaves_every_policy_as_it_is(name):
     assert hash(tuned(name)) == hash(POLICIES[name])
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", ANY_MODEL)
 @pytest.mark.parametrize("end", ["low", "high"])
 @pytest.mark.parametrize(("total", "depth"), [(1, 1), (30, 22)])
 def test_multipliers_are_finite_at_the_ends_of_all_ranges(name, end, total, depth):
@@ -362,3 +368,67 @@ def test_numbers_of_policies_that_are_not_compared_are_checked_and_do_no_harm():
     assert configured(config) == {"uniform": POLICIES["uniform"]}
     with pytest.raises(ValueError, match=r"cascade\.rate between"):
         configured(dataclasses.replace(config, numbers={"cascade.rate": 5.0}))
+
+
+def gpt_layers():
+    config = dataclasses.replace(PRESETS["text-gpt"], epochs=0.01)
+    return config, abstract(config, *config.sizes[1:]).layers
+
+
+def test_blockwise_has_the_peaks_of_its_source_and_one_floor():
+    config, layers = gpt_layers()
+    tables = policy_tables(POLICIES["blockwise"], config, layers)
+    rates = tables.rate[:, None] * tables.multipliers
+    factors = {"norm": 1, "norm1": 1, "norm2": 1, "value": 4, "out": 4, "gate": 6}
+    factors |= {"up": 6, "down": 6, "query": 8, "key": 8, "tokens": 10, "head": 10}
+    factors = np.array([factors[name.split("/")[-1]] for name in layers.names])
+    warmup = round(config.total_steps / 10)
+    peaks = rates[warmup]
+    np.testing.assert_allclose(peaks, config.rate * factors / factors.mean(), rtol=1e-5)
+    # As the recipe has it: up to these peaks, and along cosines down to one floor.
+    floor = 0.1 * config.rate / factors.mean()
+    left = config.total_steps - warmup
+    source = optax.cosine_decay_schedule(peaks, left, alpha=floor / peaks)
+    expected = np.stack([source(step) for step in range(left)])
+    np.testing.assert_allclose(rates[warmup:], expected, rtol=1e-4)
+    rising = rates[0] / peaks
+    np.testing.assert_allclose(rising, rising[0], rtol=1e-5)
+
+
+def test_blockwise_says_which_layers_it_does_not_know():
+    with pytest.raises(ValueError, match=r"expects layers whose names.*got 'conv1'"):
+        POLICIES["blockwise"].multipliers(LAYERS, TOTAL)
+
+
+def test_llr_lifts_embedding_and_head_and_shares_out_the_rate():
+    config, layers = gpt_layers()
+    random = np.random.default_rng(0)
+    params = {
+        path: jnp.asarray(random.normal(size=size), jnp.float32)
+        for path, size in {
+            **dict.fromkeys(layers.members, (64, 64)),
+            **{path: (64,) for path in layers.members if path.endswith("scale")},
+        }.items()
+    }
+    flat = optax_llr.match_layers(params, [(r"(.*)/\w+", r"\1")])
+    by_name = dict(zip(layers.names, layers.level, strict=True))
+    order = sorted(flat.names, key=by_name.__getitem__)
+    names, level = tuple(order), np.array([by_name[name] for name in order])
+    members = {path: names.index(path.rpartition("/")[0]) for path in params}
+    layers = optax_llr.Layers(names, level, members)
+    chain = optimizer(config, layers, POLICIES["ramped-tail-exponent"].layering)
+    state = chain.init(params)
+    told = {"rate": jnp.float32(0.1), "multipliers": jnp.ones(len(layers))}
+    update = jax.jit(chain.update)
+    for _ in range(20):
+        state = state._replace(hyperparams=told)
+        _, state = update(params, state, params)
+    found = dict(zip(layers.names, np.asarray(measured(state)), strict=True))
+    assert np.mean([*found.values()]) == pytest.approx(1, rel=1e-5)
+    by_norm = {name: value / found["norm"] for name, value in found.items()}
+    assert by_norm["tokens"] == pytest.approx(3, rel=1e-5)
+    assert by_norm["head"] == pytest.approx(3, rel=1e-5)
+    assert by_norm["blocks/0/norm1"] == pytest.approx(1, rel=1e-5)
+    matrices = [value for name, value in by_norm.items() if name.startswith("blocks")]
+    assert max(matrices) == pytest.approx(3, rel=1e-5)
+    assert len({round(float(value), 3) for value in matrices}) > 10

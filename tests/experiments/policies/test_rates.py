@@ -65,6 +65,14 @@ def test_slanted_is_the_triangle_of_ulmfit():
     np.testing.assert_allclose(rates("slanted", total=total), expected, rtol=1e-4)
 
 
+def test_warmup_cosine_rises_for_a_tenth_and_falls_to_a_tenth():
+    values = rates("warmup-cosine", total=1001)
+    np.testing.assert_allclose(values[:101], 0.1 * np.arange(1, 102) / 101, rtol=1e-5)
+    angles = np.pi * np.arange(901) / 901
+    expected = 0.01 + 0.09 * (1 + np.cos(angles)) / 2
+    np.testing.assert_allclose(values[100:], expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", typing.get_args(Schedule))
 @pytest.mark.parametrize("total", [1, 2, 3, 7, 50])
 def test_rates_of_the_shortest_runs_are_finite_and_never_above_the_peak(name, total):

@@ -14,12 +14,15 @@ import written
 
 from experiments import __main__ as command
 from experiments.analysis import compare
+from experiments.analysis.questions import questions
 from experiments.analysis.significance import Difference, Time
+from experiments.config.measures import ACCURACY
 from experiments.records import records
 from experiments.report import charts, report, tables, writers
 from experiments.terminal import display
 
 NAMES = ["conv1", "conv2", "head"]
+QUESTION = questions(ACCURACY)["accuracy"]
 EARLY = "Faster than uniform: <later> layers & the first."
 
 
@@ -424,7 +427,7 @@ def test_a_policy_without_a_pair_has_no_difference_and_is_no_baseline(tmp_path):
 def test_p_is_told_to_three_decimals(p, text, built):
     row = report.Study(built).rows[1]
     difference = Difference(5, 0.1, (0.05, 0.15), p=0.0001, p_holm=p)
-    assert tables.compared(row, compare.Answer({}, difference))[2] == text
+    assert tables.compared(row, compare.Answer({}, difference), QUESTION)[2] == text
 
 
 @pytest.mark.parametrize(
@@ -864,3 +867,103 @@ def test_a_page_of_fifty_runs_keeps_to_five_megabytes(tmp_path):
     runs = [noisy_run(policy, seed, 110) for policy in policies for seed in range(2)]
     recorded = study(tmp_path, runs, policies, layers=layers)
     assert report.build(recorded).stat().st_size < 5_000_000
+
+
+# A study of text.
+
+
+@pytest.fixture(scope="module")
+def on_text(tmp_path_factory):
+    """Five seeds, in which early-first ends 0.1 to 0.14 nats below uniform."""
+
+    def run(policy, seed):
+        lower = (0.1 + 0.01 * seed) * (policy == "early-first")
+        for event in events(policy, seed):
+            if event["kind"] == "validation":
+                event["loss"] -= lower
+            if event["kind"] == "end":
+                event["test_loss"] -= lower
+            yield event
+
+    policies = ("uniform", "early-first")
+    recorded = study(
+        tmp_path_factory.mktemp("text"),
+        [run(policy, seed) for seed in range(5) for policy in policies],
+        policies=policies,
+        seeds=5,
+        model="gpt",
+        data="stdlib",
+    )
+    about = recorded.config["policies"]["early-first"]
+    about["expects"] = {"loss": "same", "speed": "lower"}
+    report.build(recorded)
+    return recorded
+
+
+def test_a_study_of_text_is_told_in_losses_and_steps(on_text):
+    results, speed, found = report.Study(on_text).tables
+    cells = dict(zip(results.headings, results.lines[1], strict=True))
+    assert cells["test loss, nats a byte"] == "1.380 ± 0.016"
+    assert cells["difference, nats"] == "−0.120"
+    assert cells["95 % interval"] == "−0.140 to −0.100"
+    # The loss falls by 1 over 64 steps, so 0.1 nats are 6.4 of them.
+    assert cells["steps to the same loss"] == "0.88"
+    assert speed.headings[2:] == (
+        "steps, by the baseline's",
+        "95 % interval",
+        "p (Holm)",
+    )
+    assert speed.lines[1][2:4] == ("0.88", "0.86 to 0.90")
+    assert found.lines[1][2:] == (
+        "expected: same\nfound: contradicted",
+        "expected: lower\nfound: supported",
+    )
+    notes = " ".join(note for table in (results, speed, found) for note in table.notes)
+    assert "accuracy" not in notes
+    assert "Lower is better" in notes
+    assert "within 0.01 nats, or 5 % of the steps" in notes
+
+
+def test_the_page_of_a_study_of_text_says_loss_where_others_say_accuracy(on_text):
+    text = " ".join(Page(page(on_text)).texts)
+    assert "source of Python's standard library" in text
+    assert "Test loss: lower under early-first (−0.120 against uniform" in text
+    assert "Steps to the same loss: lower under early-first (0.88 against" in text
+    charts_of = report.Study(on_text).figures(charts.pens_for(["a"]), legend=True)
+    assert [*charts_of.curves] == ["validation loss by steps", "training loss by steps"]
+    assert [*charts_of.differences] == ["test loss", "steps to the same loss"]
+    drawn = charts.spec(charts_of.differences["steps to the same loss"])
+    rows = [row for layer in drawn["datasets"].values() for row in layer]
+    assert {"x": 1.0} in rows  # where there is no difference
+    assert next(row["mean"] for row in rows if "mean" in row) == pytest.approx(
+        0.88, 0.01
+    )
+    for word in ("images", "accuracy"):
+        assert word not in text.replace(EARLY, "")
+
+
+def test_the_summary_of_a_study_of_text_is_of_the_schema(on_text):
+    summary = json.loads((on_text.folder / "summary.json").read_text())
+    records.check(summary, "summary", "the summary")
+    assert summary["questions"] == {
+        "loss": "test loss",
+        "speed": "steps to the same loss",
+    }
+
+
+def test_studies_of_images_and_of_text_are_joined_without_common_tables(
+    built, on_text, tmp_path
+):
+    named = dataclasses.replace(on_text, config=on_text.config | {"name": "text"})
+    joined = report.join([built, named], tmp_path).read_text()
+    assert "test accuracy" in joined
+    assert "test loss" in joined
+
+
+def test_a_terminal_is_told_of_losses(on_text):
+    console = rich.console.Console(file=io.StringIO(), width=200)
+    study = report.Study(on_text)
+    report.show(study, on_text.folder / "report.html", console)
+    told = console.file.getvalue()
+    assert "test loss, nats a byte" in told
+    assert "Differences in nats, to uniform." in told

@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 
 from experiments.config import files
 from experiments.config.config import Config
+from experiments.config.measures import ACCURACY
 from experiments.data import cifar
 from experiments.data import dataset as data
 from experiments.policies import chosen
@@ -67,7 +68,7 @@ class FakeTrainer:
             signals.check()
             at |= {"step": step, "images": 32 * step}
             accuracy = step / 50 / (1 + distance)
-            found = {"kind": "validation", "loss": 1.0, "accuracy": accuracy}
+            found = {"kind": "validation", "loss": 4 - accuracy, "accuracy": accuracy}
             journal.write(at | found)
         status = "diverged" if self.diverging(number) else "finished"
         tested = {"test_loss": 1.0, "test_accuracy": 1.0, "params_sha256": ""}
@@ -520,8 +521,8 @@ def test_a_storage_that_cannot_be_opened_is_refused_in_one_line(tmp_path, url):
 def test_plots_are_drawn_for_every_policy(tmp_path, drawn):
     asked = searched(tmp_path, 2)
     run(asked)
-    assert [study.study_name for study, _ in drawn] == ["t/uniform", "t/early-first"]
-    assert {folder for _, folder in drawn} == {asked.folder / "plots"}
+    assert [study.study_name for study, *_ in drawn] == ["t/uniform", "t/early-first"]
+    assert {folder for _, folder, _ in drawn} == {asked.folder / "plots"}
 
 
 def made_study(name, accuracies, numbers=("rate", "last")):
@@ -545,7 +546,7 @@ class TestPlots:
     @pytest.mark.parametrize("others", [range(11), [0.0] * 11, [1.0] * 11])
     def test_importance_and_trials_of_a_policy(self, tmp_path, others):
         study = made_study("cascade", [0.5, *others])
-        assert tune_figures.write(study, tmp_path / "plots") == []
+        assert tune_figures.write(study, tmp_path / "plots", ACCURACY) == []
         drawn = {path.name for path in (tmp_path / "plots").iterdir()}
         assert drawn == {"cascade.png"}
 
@@ -553,13 +554,13 @@ class TestPlots:
         ("accuracies", "numbers", "said"),
         [
             ([0.5] * 9, ("rate", "last"), ["9 trials came to an end, of 10 needed"]),
-            ([0.5] * 12, ("rate", "last"), ["all trials were equally accurate"]),
+            ([0.5] * 12, ("rate", "last"), ["all trials were equally good"]),
             (range(20), ("rate",), []),
         ],
     )
     def test_what_cannot_be_drawn_is_said(self, tmp_path, accuracies, numbers, said):
         study = made_study("cascade", accuracies, numbers)
-        lines = tune_figures.write(study, tmp_path / "plots")
+        lines = tune_figures.write(study, tmp_path / "plots", ACCURACY)
         assert lines == [f"no plots, as {reason}" for reason in said]
         assert not (tmp_path / "plots").exists()
 
@@ -644,3 +645,25 @@ def test_workers_share_a_search_though_one_is_killed_and_one_is_stopped(tmp_path
         out[out.index("policy  ") :] for out in printed
     ]
     assert len(best(asked)) == 6
+
+
+@pytest.mark.parametrize("diverging", [False, True])
+def test_a_search_on_text_makes_the_loss_small(tmp_path, capsys, diverging):
+    """The hidden optimum is at rate 1; where the trial next to it diverges, below."""
+    rates = (0.02, 0.05, 0.2)
+    text = {"model": "gpt-small", "data": "stdlib", "epochs": 50 / 976}
+    asked = searched(tmp_path, None, rates=rates, policies=("uniform",), **text)
+    assert asked.config.total_steps == 50
+    last = staticmethod(lambda number: diverging and number == 2)
+    assert run(asked, diverging=last)[0] == 0
+    found = json.loads((asked.folder / "trials.json").read_text())["uniform"]
+    expected = [4 - 1 / (1 + abs(math.log(rate))) for rate in rates]
+    if diverging:
+        expected[2] = math.log(256)
+    assert [trial["loss"] for trial in found] == pytest.approx(expected)
+    best = files.read(asked.folder / "best.json").numbers["uniform.rate"]
+    assert best == (0.05 if diverging else 0.2)
+    told = capsys.readouterr().out
+    assert f"validation loss {expected[1]:.3f} nats a byte" in told
+    assert "Validation loss at the end, in nats a byte" in told
+    assert "found by the windows that judge it" in told
