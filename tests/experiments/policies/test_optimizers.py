@@ -361,7 +361,7 @@ def test_a_rule_multiplies_what_the_optimizer_makes_of_the_rate(name, decay):
     config = dataclasses.replace(CONFIG, optimizer=name, decay=decay)
     rule = optax_llr.Rule(lambda layers, params: (), by_weight)
     ours = optimizers.optimizer(
-        config, LAYERS, optimizers.measuring(lambda config: rule)
+        config, LAYERS, optimizers.measuring(lambda config, layers: rule)
     )
     known = optimizers.optimizer(config, LAYERS)
     multipliers = (LAYERS.depth + 0.5) / (LAYERS.depth + 0.5).mean()
