@@ -349,9 +349,9 @@ def test_a_trial_is_not_pruned_at_its_last_evaluation():
         study.tell(trial, 0.0)
     event = {"kind": "validation", "loss": 1.0, "accuracy": 0.9, "step": 50}
     with Progress("t", 0, 50) as progress:
-        trials._Watched(study.ask(), 50, progress).write(event)
+        trials._Watched(study.ask(), 50, progress, ACCURACY).write(event)
         with pytest.raises(optuna.TrialPruned):
-            trials._Watched(study.ask(), 60, progress).write(event)
+            trials._Watched(study.ask(), 60, progress, ACCURACY).write(event)
 
 
 def test_workers_at_once_propose_different_numbers(tmp_path):
