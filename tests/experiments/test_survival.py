@@ -191,7 +191,7 @@ def test_a_report_is_made_of_an_older_folder(tmp_path, name):
         )
         return
     summary = json.loads((FOLDERS / name / "summary.json").read_text())
-    assert {run.policy: run.test_accuracy for run in runs.values()} == {
+    assert {run.policy: run.test["accuracy"] for run in runs.values()} == {
         row["policy"]: row["answers"]["accuracy"]["mean"] for row in summary["rows"]
     }
 

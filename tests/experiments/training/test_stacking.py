@@ -348,7 +348,8 @@ def test_one_at_a_time_is_the_order_of_the_study():
 
 
 def test_runs_are_of_one_kind_if_they_share_program_and_phases(single):
-    kinds = {name: single.kind(POLICIES[name]) for name in POLICIES}
+    asked = POLICIES.keys() - {"blockwise"}  # which asks for a transformer
+    kinds = {name: single.kind(POLICIES[name]) for name in asked}
     assert kinds["uniform"] == kinds["early-first"] == kinds["cascade"]
     others = ["uniform", "freezeout", "unfreeze-top-first", "gradient-norm", "layca"]
     assert len({kinds[name] for name in others}) == len(others)
