@@ -10,9 +10,9 @@ from .checks import unknown
 # fmt: off
 Model = Literal[
     "cnn-shallow", "vgg5", "vgg8", "vgg11", "vgg13", "vgg16", "vgg19", "layca-cnn1",
-    "layca-cnn2", "resnet8", "plain8", "resnet20", "resnet56", "resnet110", "resnet18",
-    "wrn16-4", "wrn28-10", "densenet76", "vit", "vit12", "transformer-rows",
-    "lstm-rows",
+    "layca-cnn2", "plain8", "plain14", "plain20", "resnet8", "resnet14", "resnet20",
+    "resnet56", "resnet110", "resnet18", "wrn16-4", "wrn28-10", "densenet76", "vit",
+    "vit12", "transformer-rows", "lstm-rows",
 ]
 LanguageModel = Literal["gpt-small", "gpt"]
 Scheduled = Literal[

@@ -4,9 +4,9 @@
 | ----------- | -------------------------------------------------------------------- |
 | plain       | cnn-shallow .16; vgg5 4.5, vgg8 4.4, vgg11 9.8, vgg13 9.9, vgg16     |
 |             | 15.2, vgg19 20.6; layca-cnn1 4.3, layca-cnn2 15.0                    |
-| residual    | resnet8 .078, plain8 .075, the same without shortcuts; resnet20 .27, |
-|             | resnet56 .86, resnet110 1.7, resnet18 11.2; wrn16-4 2.7, wrn28-10    |
-|             | 36.5                                                                 |
+| residual    | resnet8 .078, resnet14 .18, resnet20 .27, resnet56 .86, resnet110    |
+|             | 1.7, resnet18 11.2; the same without shortcuts plain8 .075, plain14  |
+|             | .17, plain20 .27; wrn16-4 2.7, wrn28-10 36.5                         |
 | densenet    | densenet76 .49                                                       |
 | sequences   | vit 2.7 and vit12 5.4, of 6 and 12 blocks, on patches of 4 × 4;      |
 |             | transformer-rows .81 and lstm-rows .25 on rows of pixels             |
@@ -38,11 +38,14 @@ _BUILD: dict[str, Callable[[int, Parts], nnx.Module]] = {
     **{f"vgg{depth}": functools.partial(VGG, depth) for depth in VGG_STAGES},
     "layca-cnn1": CNN1,
     "layca-cnn2": CNN2,
-    "resnet8": functools.partial(ResNet, (16, 32, 64), 1),
-    "plain8": functools.partial(ResNet, (16, 32, 64), 1, plain=True),
-    "resnet20": functools.partial(ResNet, (16, 32, 64), 3),
-    "resnet56": functools.partial(ResNet, (16, 32, 64), 9),
-    "resnet110": functools.partial(ResNet, (16, 32, 64), 18),
+    **{
+        f"plain{6 * n + 2}": functools.partial(ResNet, (16, 32, 64), n, plain=True)
+        for n in (1, 2, 3)
+    },
+    **{
+        f"resnet{6 * n + 2}": functools.partial(ResNet, (16, 32, 64), n)
+        for n in (1, 2, 3, 9, 18)
+    },
     "resnet18": functools.partial(ResNet, (64, 128, 256, 512), 2),
     "wrn16-4": functools.partial(WideResNet, 16, 4),
     "wrn28-10": functools.partial(WideResNet, 28, 10),

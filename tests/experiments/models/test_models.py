@@ -91,8 +91,10 @@ LAYERS = {
     **{f"vgg{n}": (n, n - 1) for n in (5, 8, 11, 13, 16, 19)},
     "layca-cnn1": (4 * 6 + 1, 24),
     "layca-cnn2": (13 + 2, 14),
-    **{f"resnet{n}": (n + 2, n - 1) for n in (8, 20, 56, 110)},  # and two projections
-    "plain8": (8, 7),
+    **{
+        f"resnet{n}": (n + 2, n - 1) for n in (8, 14, 20, 56, 110)
+    },  # and two projections
+    **{f"plain{n}": (n, n - 1) for n in (8, 14, 20)},
     "resnet18": (18 + 3, 17),
     "wrn16-4": (16 + 1, 16 - 3),  # the name counts three projections, and no head
     "wrn28-10": (28 + 1, 28 - 3),
@@ -224,6 +226,8 @@ def transformer(patch, tokens, width, blocks):
     return ends + blocks * (attention + hidden + norms)
 
 
+# Of a plain net, one in each stage.
+BLOCKS = 2 * (2_304 + 32) + 2 * (9_216 + 64) + 2 * (36_864 + 128)
 PARAMETERS = {
     # 3·16·9 + 16, 16·32·9 + 32, 32·64·9 + 64, 1024·128 + 128, 128·10 + 10
     "cnn-shallow": 448 + 4_640 + 18_496 + 131_200 + 1_290,
@@ -246,8 +250,12 @@ PARAMETERS = {
     + (18_432 + 128)
     + (36_864 + 128)
     + 650,
+    # And so many blocks more in each stage.
+    "plain14": 75_290 + BLOCKS,
+    "plain20": 75_290 + 2 * BLOCKS,
     # Beside these two projections, with theirs.
     "resnet8": 75_290 + (512 + 64) + (2_048 + 128),
+    "resnet14": 75_290 + BLOCKS + (512 + 64) + (2_048 + 128),
     # Published for shortcuts without parameters, and here two projections with norms
     # (16·32 + 64 and 32·64 + 128). The paper: .27, .85 and 1.7 million.
     "resnet20": 269_722 + 2_752,
@@ -303,14 +311,18 @@ def equations(jaxpr, *primitives):
                 yield from equations(inner, *primitives)
 
 
-def test_the_plain_twin_has_the_parameters_of_its_residual_net_but_projections():
+@pytest.mark.parametrize(("depth", "firsts"), [(8, {"1", "2"}), (14, {"2", "4"})])
+def test_the_plain_twin_has_the_parameters_of_its_residual_net_but_projections(
+    depth, firsts
+):
     def shapes(name):
         leaves = jax.tree.leaves_with_path(abstract(name)[1:])
         return {path_of(keys): leaf.shape for keys, leaf in leaves}
 
-    residual, plain = shapes("resnet8"), shapes("plain8")
+    residual, plain = shapes(f"resnet{depth}"), shapes(f"plain{depth}")
     projections = {path for path in residual if "shortcut" in path or "norm3" in path}
-    assert {path.split("/")[2] for path in projections} == {"1", "2"}  # of the blocks
+    # The first block of each stage but the first.
+    assert {path.split("/")[2] for path in projections} == firsts
     assert plain == {p: s for p, s in residual.items() if p not in projections}
 
 
