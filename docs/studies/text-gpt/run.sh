@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Trains a part of this study, from the repository's root, on one core:
+#
+#     docs/studies/text-gpt/run.sh CORE adamw
+#     docs/studies/text-gpt/run.sh CORE muon
+#
+# The same command goes on where one was stopped. What other machines trained comes from
+# records/: for each archive `tar -xJf ARCHIVE` in the root
+set -euo pipefail
+here=docs/studies/text-gpt
+core=$1 cell=$2 name=text-gpt-$2
+
+experiments() { taskset -c "$core" python -m experiments "$@"; }
+
+[ -e "runs/$name.tune/best.json" ] ||
+    experiments tune "$here/$cell.json" --epochs 0.256 --evaluations 1 \
+        --rates 0.001 0.002 0.004 0.008 0.016 0.032 0.064
+experiments study "runs/$name.tune/best.json" --epochs 0.512 --evaluations 25
