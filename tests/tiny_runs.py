@@ -1,16 +1,18 @@
 """Runs of ten steps for the tests of training, and how they are compared."""
 
+import contextlib
 import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from experiments.config.config import Config
 from experiments.data import dataset as data
 from experiments.models.parts import Parts
 from experiments.policies.policy import Policy
-from experiments.records.journal import Forgetful
+from experiments.records.journal import Forgetful, Journal
 
 # Sums are taken in another order. With a last bit of the initial weights changed at
 # random, losses of ten steps of a smooth net differed by at most 2.4e-7 (480 runs).
@@ -62,6 +64,33 @@ class Events(list, Forgetful):
     """A journal that keeps events only."""
 
     write = list.append
+
+
+class Stopping(Journal):
+    """Stops, with a checkpoint, once it was asked twice."""
+
+    chances = 0
+
+    def late(self):
+        self.chances += 1
+        return self.chances >= 2
+
+    def save(self, step, state, seconds):
+        super().save(step, state, seconds)
+        raise KeyboardInterrupt
+
+
+def stopped_and_gone_on(trainer, policy, directory):
+    """The steps from which a run went on, that was stopped as often as it could be."""
+    begun = []
+    for _ in range(CONFIG.total_steps):
+        like = trainer.like(policy)
+        with Stopping(directory, like, 0, pytest.fail) as journal:
+            begun.append(journal.step)
+            with contextlib.suppress(KeyboardInterrupt):
+                trainer.run(policy, 0, journal)
+                break
+    return begun
 
 
 def made_up(multipliers):

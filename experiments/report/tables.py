@@ -35,7 +35,6 @@ ON_IMAGES = {
         "there by then.",
     ),
 }
-SAME_ON_IMAGES = "within 0.5 points"
 ON_TEXT = {
     "results": (
         "Test loss: the mean cross-entropy of the next byte, in nats, of the weights "
@@ -53,7 +52,6 @@ ON_TEXT = {
         "ratio.",
     ),
 }
-SAME_ON_TEXT = "within 0.01 nats, or 5 % of the steps"
 NOTES = {
     "paired": (
         "Difference: to the baseline under the same seed, in {unit}; mean over the "
@@ -338,7 +336,8 @@ def _notes(table: str, measure: Measure) -> tuple[str, ...]:
 
 def _said(table: str, measure: Measure) -> tuple[str, ...]:
     """Notes that are the same for images and text but for a few words."""
-    same = SAME_ON_IMAGES if measure.larger else SAME_ON_TEXT
+    within = dict.fromkeys(question.within for question in questions(measure).values())
+    same = ", or ".join(within)
     words = {
         "unit": measure.differences,
         "none": "0" if measure.larger else "0, or of 1",

@@ -921,7 +921,7 @@ def test_a_study_of_text_is_told_in_losses_and_steps(on_text):
     notes = " ".join(note for table in (results, speed, found) for note in table.notes)
     assert "accuracy" not in notes
     assert "Lower is better" in notes
-    assert "within 0.01 nats, or 5 % of the steps" in notes
+    assert "within 0.01 nats, or within 5 % of the steps" in notes
 
 
 def test_the_page_of_a_study_of_text_says_loss_where_others_say_accuracy(on_text):

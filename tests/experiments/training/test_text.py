@@ -1,6 +1,5 @@
 """Runs on text: what differs from images is what goes in, and how many answers come."""
 
-import contextlib
 import dataclasses
 import functools
 
@@ -8,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_runs import Events, assert_alike, without_time
+from tiny_runs import Events, assert_alike, stopped_and_gone_on, without_time
 
 from experiments import models
 from experiments.config.config import Config
@@ -16,7 +15,6 @@ from experiments.data import dataset as data
 from experiments.models.gpt import GPT
 from experiments.policies.catalogue import POLICIES
 from experiments.records import records
-from experiments.records.journal import Journal
 from experiments.search.find import Find
 from experiments.search.probing import Probe
 from experiments.training import program as programs
@@ -117,27 +115,7 @@ def test_all_policies_see_the_same_windows_in_the_same_order(trainer):
 )
 def test_a_run_stopped_anywhere_ends_as_if_it_never_had_been(trainer, policy, tmp_path):
     whole = events_of(trainer, policy)
-
-    class Stopping(Journal):
-        """Stops, with a checkpoint, once it was asked twice."""
-
-        chances = 0
-
-        def late(self):
-            self.chances += 1
-            return self.chances >= 2
-
-        def save(self, step, state, seconds):
-            super().save(step, state, seconds)
-            raise KeyboardInterrupt
-
-    stops, like = [], trainer.like(POLICIES[policy])
-    for _ in range(7):
-        with Stopping(tmp_path, like, 0, pytest.fail) as journal:
-            stops.append(journal.step)
-            with contextlib.suppress(KeyboardInterrupt):
-                trainer.run(POLICIES[policy], 0, journal)
-                break
+    stops = stopped_and_gone_on(trainer, POLICIES[policy], tmp_path)
     assert len(set(stops)) == len(stops) > 2
     found = records.read_lines(tmp_path)[0].records
     assert found == records.plain(without_time(whole))

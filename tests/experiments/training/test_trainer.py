@@ -1,17 +1,22 @@
-import contextlib
 import dataclasses
 import math
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_runs import CONFIG, Events, dataset, made_up, without_time
+from tiny_runs import (
+    CONFIG,
+    Events,
+    dataset,
+    made_up,
+    stopped_and_gone_on,
+    without_time,
+)
 
 from experiments.config import config as configuration
 from experiments.data import cifar, variants
 from experiments.policies.catalogue import POLICIES
 from experiments.records import records
-from experiments.records.journal import Journal
 from experiments.training import compiling
 from experiments.training import program as programs
 from experiments.training import trainer as trainers
@@ -168,26 +173,7 @@ def test_a_run_stopped_anywhere_ends_as_if_it_never_had_been(
     whole = Events()
     trainer.run(POLICIES[policy], 0, whole)
 
-    class Stopping(Journal):
-        """Stops, with a checkpoint, once it was asked twice."""
-
-        chances = 0
-
-        def late(self):
-            self.chances += 1
-            return self.chances >= 2
-
-        def save(self, step, state, seconds):
-            super().save(step, state, seconds)
-            raise KeyboardInterrupt
-
-    stops, like = [], trainer.like(POLICIES[policy])
-    for _ in range(CONFIG.total_steps):
-        with Stopping(tmp_path, like, 0, pytest.fail) as journal:
-            stops.append(journal.step)
-            with contextlib.suppress(KeyboardInterrupt):
-                trainer.run(POLICIES[policy], 0, journal)
-                break
+    stops = stopped_and_gone_on(trainer, POLICIES[policy], tmp_path)
     assert len(set(stops)) == len(stops) > 4
     metrics, timings = records.read_lines(tmp_path)
     assert metrics.records == records.plain(without_time(whole))
