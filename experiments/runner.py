@@ -23,6 +23,7 @@ from .records import checkpoint, records, run_directory
 from .records.environment import environment
 from .records.journal import Forgetful, Journal
 from .report import report
+from .report.contents import Study
 from .terminal import display, signals
 from .terminal.progress import Progress
 from .training import hosts
@@ -165,7 +166,7 @@ def run(config: Config, dataset: Dataset, command: Sequence[str]) -> int:
             if hosts.are_many():
                 hosts.tell(None)
             recorded = records.read(folder)
-            report.show(report.Study(recorded), report.build(recorded), console)
+            report.show(Study(recorded), report.build(recorded), console)
         except signals.Stop as stop:
             if not (folder / "config.json").exists():
                 raise

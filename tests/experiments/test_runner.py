@@ -16,7 +16,7 @@ from experiments.config.config import Config
 from experiments.data import cifar
 from experiments.data import dataset as data
 from experiments.records import checksums, records, run_directory, weights
-from experiments.report import report
+from experiments.report import contents, report
 from experiments.terminal import signals
 from optax_llr import Layers
 
@@ -110,7 +110,7 @@ def run(tmp_path, outcomes=None, make_trainer=None, **changes):
 
 
 def table(folder):
-    return {row.policy: row for row in report.Study(records.read(folder)).rows}
+    return {row.policy: row for row in contents.Study(records.read(folder)).rows}
 
 
 def test_every_policy_runs_under_every_seed(tmp_path):

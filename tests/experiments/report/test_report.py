@@ -18,7 +18,7 @@ from experiments.analysis.questions import questions
 from experiments.analysis.significance import Difference, Time
 from experiments.config.measures import ACCURACY
 from experiments.records import records
-from experiments.report import charts, report, tables, writers
+from experiments.report import charts, contents, report, tables, writers
 from experiments.terminal import display
 
 NAMES = ["conv1", "conv2", "head"]
@@ -178,7 +178,7 @@ def test_no_two_elements_share_an_id_and_references_lead_somewhere(built):
 
 def tables_of(recorded):
     """The tables, without the figures, which take their time."""
-    return report.Study(recorded).tables
+    return contents.Study(recorded).tables
 
 
 def lines(recorded, title):
@@ -190,7 +190,7 @@ def lines(recorded, title):
 def test_the_page_says_that_it_is_a_demonstration_once_and_holds_every_table(built):
     assert page(built).count("A demonstration, not evidence") == 1
     parsed = Page(page(built))
-    told = report.Study(built)
+    told = contents.Study(built)
     assert all(note in parsed.texts for t in told.tables for note in t.notes)
     for table in (told.shown, *told.tables[1:]):
         assert (table.headings, *table.lines) in parsed.tables
@@ -215,7 +215,7 @@ def five_seeds(folder, **expects):
 
 def test_enough_seeds_on_the_whole_set_bring_verdicts_on_each_question(tmp_path):
     recorded = five_seeds(tmp_path)
-    assert report.Study(recorded).caveats == []
+    assert contents.Study(recorded).caveats == []
     control, n, _, *said = lines(recorded, "Results")["early-first"]
     assert (control, n) == ("uniform", "5")
     assert said[:3] == ["+10.0", "+9.8 to +10.2", "< 0.001"]
@@ -228,8 +228,8 @@ def test_enough_seeds_on_the_whole_set_bring_verdicts_on_each_question(tmp_path)
 
 def test_the_page_leaves_out_columns_of_which_nothing_can_be_said(tmp_path, built):
     intervals = {"95 % interval", "p (Holm)"}
-    assert not intervals & {*report.Study(built).shown.headings}
-    assert intervals <= {*report.Study(five_seeds(tmp_path)).shown.headings}
+    assert not intervals & {*contents.Study(built).shown.headings}
+    assert intervals <= {*contents.Study(five_seeds(tmp_path)).shown.headings}
 
 
 def test_the_page_begins_with_what_came_out(tmp_path):
@@ -246,7 +246,7 @@ def test_the_page_begins_with_what_came_out(tmp_path):
 
 
 def test_a_demonstration_says_how_far_differences_reach(built):
-    assert report.Study(built).result.startswith(
+    assert contents.Study(built).result.startswith(
         "Test accuracy: +0.0 points (uniform-cosine) to "
     )
 
@@ -325,7 +325,7 @@ def test_every_policy_has_its_map_and_its_figures(built):
 def test_seconds_are_drawn_only_where_the_machine_did_nothing_else(load, tmp_path):
     session = SESSION | ({} if load is None else {"load": load, "cpu_count": 2})
     recorded = study(tmp_path, [events("uniform", 0)], ("uniform",))
-    told = report.Study(dataclasses.replace(recorded, sessions=(session,)))
+    told = contents.Study(dataclasses.replace(recorded, sessions=(session,)))
     curves = told.figures(charts.pens_for(["uniform"]), legend=False).curves
     assert ("seconds" in told.shown.headings) == (load == 0.1)
     assert ("validation accuracy by training" in curves) == (load == 0.1)
@@ -393,7 +393,7 @@ def test_a_study_whose_losses_were_never_finite_still_has_a_report(tmp_path):
 
 def test_the_words_for_a_policy_come_from_its_records():
     used = np.array([[2.0, 1, 1], [3.0, 1, 0.5], [0.5, 1, 0]])
-    text = report.describe(used, NAMES)
+    text = contents.describe(used, NAMES)
     assert "conv1 went from 2 to 0.5 (lowest 0.5, highest 3)" in text
     assert "head went from 1 to 0." in text
     assert "Frozen for a part of the run: 1 of 3 layers." in text
@@ -425,7 +425,7 @@ def test_a_policy_without_a_pair_has_no_difference_and_is_no_baseline(tmp_path):
     ("p", "text"), [(None, "–"), (0.0004, "< 0.001"), (0.0312, "0.031"), (1.0, "1.000")]
 )
 def test_p_is_told_to_three_decimals(p, text, built):
-    row = report.Study(built).rows[1]
+    row = contents.Study(built).rows[1]
     difference = Difference(5, 0.1, (0.05, 0.15), p=0.0001, p_holm=p)
     assert tables.compared(row, compare.Answer({}, difference), QUESTION)[2] == text
 
@@ -453,7 +453,7 @@ def shown(recorded, width):
     if not width:
         console.width = display.ENDLESS
     page = recorded.folder / "report.html"
-    report.show(report.Study(recorded), page, console)
+    report.show(contents.Study(recorded), page, console)
     return console.file.getvalue()
 
 
@@ -535,7 +535,7 @@ def test_the_summary_is_of_the_shape_that_the_schema_promises(tmp_path):
         events(p, seed, status=statuses[seed]) for p in POLICIES for seed in (0, 1, 2)
     ]
     runs += [events(p, seed, test=0.4) for p in POLICIES[:2] for seed in (3, 4, 5)]
-    told = report.Study(study(tmp_path, runs, seeds=6)).summary
+    told = contents.Study(study(tmp_path, runs, seeds=6)).summary
     records.check(records.plain(told), "summary", "summary.json")
 
 
@@ -552,7 +552,7 @@ def test_tables_are_left_behind_as_markdown_and_numbers(built):
 
 
 def test_numbers_hold_what_was_expected_and_the_interval(tmp_path):
-    told = report.Study(five_seeds(tmp_path, accuracy="higher"))
+    told = contents.Study(five_seeds(tmp_path, accuracy="higher"))
     _, early = csv.DictReader(io.StringIO(writers.numbers({"demo": told.summary})))
     assert early["accuracy_expected"] == "higher"
     assert early["accuracy_verdict"] == "supported"
@@ -901,7 +901,7 @@ def on_text(tmp_path_factory):
 
 
 def test_a_study_of_text_is_told_in_losses_and_steps(on_text):
-    results, speed, found = report.Study(on_text).tables
+    results, speed, found = contents.Study(on_text).tables
     cells = dict(zip(results.headings, results.lines[1], strict=True))
     assert cells["test loss, nats a byte"] == "1.380 ± 0.016"
     assert cells["difference, nats"] == "−0.120"
@@ -929,7 +929,7 @@ def test_the_page_of_a_study_of_text_says_loss_where_others_say_accuracy(on_text
     assert "source of Python's standard library" in text
     assert "Test loss: lower under early-first (−0.120 against uniform" in text
     assert "Steps to the same loss: lower under early-first (0.88 against" in text
-    charts_of = report.Study(on_text).figures(charts.pens_for(["a"]), legend=True)
+    charts_of = contents.Study(on_text).figures(charts.pens_for(["a"]), legend=True)
     assert [*charts_of.curves] == ["validation loss by steps", "training loss by steps"]
     assert [*charts_of.differences] == ["test loss", "steps to the same loss"]
     drawn = charts.spec(charts_of.differences["steps to the same loss"])
@@ -962,7 +962,7 @@ def test_studies_of_images_and_of_text_are_joined_without_common_tables(
 
 def test_a_terminal_is_told_of_losses(on_text):
     console = rich.console.Console(file=io.StringIO(), width=200)
-    study = report.Study(on_text)
+    study = contents.Study(on_text)
     report.show(study, on_text.folder / "report.html", console)
     told = console.file.getvalue()
     assert "test loss, nats a byte" in told

@@ -18,7 +18,7 @@ from experiments import runner
 from experiments.policies.catalogue import POLICIES
 from experiments.records import records
 from experiments.records.journal import Journal
-from experiments.report import report
+from experiments.report import contents
 from experiments.terminal import signals
 from experiments.training import stacking
 from experiments.training.program import TrainState
@@ -385,7 +385,7 @@ def test_a_stacked_study_is_reported_like_any_other(whole, tmp_path, capsys):
     capsys.readouterr()
     assert whole.keys() == {f"{name}-0" for name in SCHEDULES}
     recorded = records.read(tmp_path / "whole" / "demo")
-    rows = report.Study(recorded).rows
+    rows = contents.Study(recorded).rows
     assert [(row.policy, row.n) for row in rows] == [(name, 1) for name in SCHEDULES]
     assert recorded.config["stack"] == 3
     for path in (tmp_path / "whole").glob("demo/*/env.json"):
