@@ -15,4 +15,5 @@ experiments() { taskset -c "$core" python -m experiments "$@"; }
 [ -e "runs/$name.tune/best.json" ] ||
     experiments tune "$here/$cell.json" --epochs 0.256 --evaluations 1 \
         --rates 0.001 0.002 0.004 0.008 0.016 0.032 0.064
-experiments study "runs/$name.tune/best.json" --epochs 0.512 --evaluations 25
+experiments study "runs/$name.tune/best.json" --name "$name" --epochs 0.512 \
+    --evaluations 25
