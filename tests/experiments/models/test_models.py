@@ -20,6 +20,11 @@ from experiments.models.residual import Block, PlainBlock, PreBlock
 IMAGES = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
 DEEP = {"resnet56", "resnet110", "densenet76"}  # a second or more to build
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)
+EACH = [
+    slow(name) if name in {"resnet56", "resnet110", "vit12"} else name
+    for name in MODELS
+]
+"""Each model; of those that differ from another in depth alone the deep ones slowly."""
 NORMS = [
     slow(name, norm) if name in DEEP else (name, norm)
     for name in MODELS
@@ -115,7 +120,7 @@ def assert_layers(name, norm):
     assert len(layers.members) == len(jax.tree.leaves(abstract(name, norm)[1]))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", EACH)
 def test_layers_and_levels_are_those_that_the_name_says(name):
     assert_layers(name, "own")
 
@@ -275,7 +280,7 @@ PARAMETERS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", EACH)
 def test_number_of_parameters(name):
     _, params, _ = abstract(name)
     assert size(params) == PARAMETERS[name]
@@ -408,7 +413,7 @@ def test_convolutions_see_images_of_the_size_that_their_stage_has(
     assert collections.Counter(e.outvars[0].aval.shape[1] for e in found) == convs
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", EACH)
 def test_all_that_is_no_parameter_is_a_statistic_of_batch_norm(name):
     _, _, statistics = abstract(name)
     assert bool(jax.tree.leaves(statistics)) == (norms(name)[0] == "batch")
