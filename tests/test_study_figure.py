@@ -1,10 +1,11 @@
-"""The figure of a study that is drawn from its summary.json alone."""
+"""Figures that are drawn from what was kept of a study, summary.json or joined.json."""
 
 import json
 import math
 import pathlib
 import statistics
 
+import joined_figure
 import pytest
 import study_figure
 
@@ -68,3 +69,26 @@ def test_a_study_of_text_is_drawn_in_nats_and_in_ratios_of_steps():
     titles = json.dumps(spec)
     assert "difference in test loss, nats" in titles
     assert "steps to the same loss, times as many" in titles
+
+
+def test_studies_side_by_side_are_drawn_as_joined_json_has_them():
+    def line(policy, *means):
+        ends = [{"mean": m, "interval": [m - 0.01, m + 0.01]} for m in means]
+        places = {f"s{i}": {"difference": end} for i, end in enumerate(ends)}
+        return {"policy": policy, "places": places}
+
+    lines = [line("a", 0.02, 0.01), line("b", 0.03), line("far", -0.5, -0.4)]
+    found = {"field": "images_per_class", "studies": {"s0": 20, "s1": 100}}
+    found["questions"] = {"accuracy": lines, "speed": []}
+    panels = {"one": found, "two": found}
+    spec = charts.spec(joined_figure.chart(panels, ["a", "b"]))
+    assert [panel["title"] for panel in spec["hconcat"]] == ["one", "two"]
+    told = [
+        [(row["policy"], row["place"], row["mean"], row["low"]) for row in rows]
+        for rows in spec["datasets"].values()
+        if "policy" in rows[0]
+    ]
+    assert told == [[("a", "20", 2, 1), ("a", "100", 1, 0), ("b", "20", 3, 2)]]
+    assert "difference in test accuracy, points" in json.dumps(spec)
+    with pytest.raises(SystemExit, match="--policies: c not among a, b, far"):
+        joined_figure.chart(panels, ["a", "c"])
