@@ -80,11 +80,10 @@ class Stopping(Journal):
         raise KeyboardInterrupt
 
 
-def stopped_and_gone_on(trainer, policy, directory):
-    """The steps from which a run went on, that was stopped as often as it could be."""
-    begun = []
-    for _ in range(CONFIG.total_steps):
-        like = trainer.like(policy)
+def stopped_and_gone_on(trainer, policy, directory, times):
+    """The steps at which a run begins that is always stopped; so many at most."""
+    begun, like = [], trainer.like(policy)
+    for _ in range(times):
         with Stopping(directory, like, 0, pytest.fail) as journal:
             begun.append(journal.step)
             with contextlib.suppress(KeyboardInterrupt):

@@ -56,7 +56,7 @@ def test_evaluations_come_about_as_often_as_asked_for():
         ({"model": "vit", "norm": "batch"}, "norm must be own or layer for this model"),
         ({"model": "a.py:make", "norm": "batch"}, "norm must be own for this model"),
         ({"norm": "bach"}, "norm: unknown 'bach'; did you mean 'batch'"),
-        ({"model": "resnet"}, "model.*did you mean 'resnet.*or FILE.py:NAME"),
+        ({"model": "resnet"}, "model.*did you mean 'resnet8'.*or FILE.py:NAME"),
         ({"optimizer": "adam"}, "optimizer.*did you mean 'adamw'.*or FILE.py:NAME"),
         ({"optimizer": "adamw"}, "decay must be following or ignoring with adamw"),
         ({"data": "cifar"}, "data.*did you mean 'cifar10'.*NAME, or FILE.txt"),

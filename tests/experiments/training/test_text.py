@@ -115,7 +115,7 @@ def test_all_policies_see_the_same_windows_in_the_same_order(trainer):
 )
 def test_a_run_stopped_anywhere_ends_as_if_it_never_had_been(trainer, policy, tmp_path):
     whole = events_of(trainer, policy)
-    stops = stopped_and_gone_on(trainer, POLICIES[policy], tmp_path)
+    stops = stopped_and_gone_on(trainer, POLICIES[policy], tmp_path, 7)
     assert len(set(stops)) == len(stops) > 2
     found = records.read_lines(tmp_path)[0].records
     assert found == records.plain(without_time(whole))

@@ -173,7 +173,8 @@ def test_a_run_stopped_anywhere_ends_as_if_it_never_had_been(
     whole = Events()
     trainer.run(POLICIES[policy], 0, whole)
 
-    stops = stopped_and_gone_on(trainer, POLICIES[policy], tmp_path)
+    times = CONFIG.total_steps
+    stops = stopped_and_gone_on(trainer, POLICIES[policy], tmp_path, times)
     assert len(set(stops)) == len(stops) > 4
     metrics, timings = records.read_lines(tmp_path)
     assert metrics.records == records.plain(without_time(whole))
