@@ -18,7 +18,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import altair as alt
 import numpy as np
 
-from experiments.config.measures import ACCURACY, LOSS, Measure
+from experiments.config.measures import Measure, measure_among
 from experiments.report import charts
 from experiments.report.charts import Dependence, Figure, Pen
 
@@ -33,7 +33,7 @@ def chart(
 
 
 def _panel(found: dict[str, Any], pens: Mapping[str, Pen]) -> Figure:
-    measure = LOSS if LOSS.name in found["questions"] else ACCURACY
+    measure = measure_among(found["questions"])
     lines = {line["policy"]: line for line in found["questions"][measure.name]}
     if missing := [policy for policy in pens if policy not in lines]:
         raise SystemExit(

@@ -17,7 +17,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import altair as alt
 
 from experiments.analysis.questions import Question, questions
-from experiments.config.measures import ACCURACY, LOSS
+from experiments.config.measures import measure_among
 from experiments.report import charts
 from experiments.report.charts import Figure, Pen
 
@@ -25,8 +25,8 @@ from experiments.report.charts import Figure, Pen
 def chart(summary: dict[str, Any]) -> alt.HConcatChart:
     """The differences in how good policies are, and in how fast."""
     rows = {row["policy"]: row for row in summary["rows"]}
-    pens, answers = charts.pens_for(rows), summary["rows"][0]["answers"]
-    asked = questions(LOSS if LOSS.name in answers else ACCURACY)
+    pens = charts.pens_for(rows)
+    asked = questions(measure_among(summary["questions"]))
     return alt.hconcat(*(_differences(rows, *of, pens) for of in asked.items()))
 
 

@@ -1,7 +1,8 @@
 """The pages of studies: their numbers are those of the records.
 
-A table below `<!-- NAME QUESTION -->` is made of results/NAME.json, which `report`
-wrote; each difference with an interval in the text around stands in one of them too.
+A table below `<!-- NAME -->` is made of results/NAME.json, the summary.json of a study,
+and one below `<!-- NAME QUESTION -->` of a joined.json; `report` wrote both. Each
+difference with an interval in the text around stands in one of them too.
 """
 
 import json
@@ -11,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from experiments.analysis.questions import questions
-from experiments.config.measures import ACCURACY, LOSS
+from experiments.config.measures import measure_among
 
 STUDIES = Path(__file__).parents[1] / "docs" / "studies"
 PAGES = sorted(STUDIES.glob("*/README.md"))
-TABLE = re.compile(r"^<!-- (\S+) (\w+) -->\n\n((?:\|.*\n)+)", re.MULTILINE)
+TABLE = re.compile(r"^<!-- (\S+) (?:(\w+) )?-->\n\n((?:\|.*\n)+)", re.MULTILINE)
 DIFFERENCE = re.compile(r"[+−]?\d+\.\d+ \([+−]?\d+\.\d+ to [+−]?\d+\.\d+\)")
 
 
@@ -24,7 +25,7 @@ def read(path):
 
 
 def question_of(found, name):
-    return questions(LOSS if LOSS.name in found["questions"] else ACCURACY)[name]
+    return questions(measure_among(found["questions"]))[name]
 
 
 def said(difference, question):
@@ -34,6 +35,22 @@ def said(difference, question):
 
 
 def table(found, name):
+    """Of several studies by the name of a question, of one without."""
+    return _between(found, name) if name else _of_one(found)
+
+
+def _of_one(found):
+    """Of each policy what it differs by, for every question."""
+    asked = {name: question_of(found, name) for name in found["questions"]}
+    headings = [question.measure for question in asked.values()]
+    rows = [("policy", *headings), ("---",) * (len(headings) + 1)]
+    for line in found["rows"]:
+        answers = [_cell(line["answers"][name], of) for name, of in asked.items()]
+        rows.append((line["policy"], *answers))
+    return _written(rows)
+
+
+def _between(found, name):
     """Of each policy what it differs by in each study, and how much that changes."""
     question, lines = question_of(found, name), found["questions"][name]
     places = [str(place) for place in found["studies"].values()]
@@ -43,6 +60,10 @@ def table(found, name):
         answers = [line["places"].get(study) for study in found["studies"]]
         rows.append((line["policy"], *(_cell(of, question) for of in answers)))
         rows[-1] += (said(line["change"], question) if line["change"] else "",)
+    return _written(rows)
+
+
+def _written(rows):
     return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
 
 
@@ -51,13 +72,19 @@ def _cell(answer, question):
         return ""
     if answer["difference"]:
         return said(answer["difference"], question)
-    low, high = map(question.shown, answer["interval"])
-    return f"{question.shown(answer['mean'])} ({low} to {high})"
+    mean = question.shown(answer["mean"])
+    if not (interval := answer.get("interval")):
+        return mean
+    return f"{mean} ({' to '.join(map(question.shown, interval))})"
 
 
 def differences(found):
     """All that a file tells with an interval, as text."""
-    for name, lines in found["questions"].items():
+    for line in found.get("rows", ()):
+        for name, answer in line["answers"].items():
+            if answer["difference"]:
+                yield said(answer["difference"], question_of(found, name))
+    for name, lines in () if "rows" in found else found["questions"].items():
         for line in lines:
             told = [place["difference"] for place in line["places"].values()]
             for difference in filter(None, [*told, line["change"]]):
@@ -75,6 +102,38 @@ def test_numbers_of_a_page_are_those_of_its_results(page):
     told = {difference for of in found.values() for difference in differences(of)}
     around = TABLE.sub("", text)
     assert set(DIFFERENCE.findall(around)) <= told
+
+
+def test_a_table_and_the_differences_of_one_study():
+    def answer(mean, difference=None):
+        return {"mean": mean, "difference": difference}
+
+    better = {"mean": -0.0312, "interval": [-0.05, -0.01]}
+    faster = {"mean": -0.5, "interval": [-0.7, -0.3]}
+    found = {
+        "questions": {"loss": "…", "speed": "…"},
+        "rows": [
+            {
+                "policy": "uniform",
+                "answers": {"loss": answer(1.5), "speed": answer(0.0)},
+            },
+            {
+                "policy": "llr",
+                "answers": {
+                    "loss": answer(1.4688, better),
+                    "speed": answer(-0.5, faster),
+                },
+            },
+        ],
+    }
+    assert table(found, "").splitlines() == [
+        "| policy | test loss | steps to the same loss |",
+        "| --- | --- | --- |",
+        "| uniform | 1.500 | 1.00 |",
+        "| llr | −0.031 (−0.050 to −0.010) | 0.61 (0.50 to 0.74) |",
+    ]
+    told = {"−0.031 (−0.050 to −0.010)", "0.61 (0.50 to 0.74)"}
+    assert set(differences(found)) == told
 
 
 def test_a_number_that_is_not_in_the_results_is_found():

@@ -44,10 +44,11 @@ def test_a_policy_without_a_difference_or_an_interval_is_drawn_without_it(tmp_pa
         {"policy": name, "control": "uniform", "answers": dict.fromkeys(QUESTIONS, of)}
         for name, of in (("uniform", none), ("a", some), ("b", none))
     ]
-    (tmp_path / "summary.json").write_text(json.dumps({"rows": rows}))
+    summary = SUMMARY | {"rows": rows}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
     path = study_figure.draw(tmp_path)
     assert path.read_bytes().startswith(b"\x89PNG")
-    data = charts.spec(study_figure.chart({"rows": rows}))["datasets"].values()
+    data = charts.spec(study_figure.chart(summary))["datasets"].values()
     (row,) = next(rows for rows in data if "policy" in rows[0])
     assert (row["policy"], row["seeds"], row["low"]) == ("a", [pytest.approx(10)], None)
 
@@ -63,7 +64,8 @@ def test_a_study_of_text_is_drawn_in_nats_and_in_ratios_of_steps():
         {"policy": "a", "control": "uniform"}
         | {"answers": {"loss": answer({"0": 1.5}, -0.5), "speed": answer({"0": 1}, 1)}},
     ]
-    spec = charts.spec(study_figure.chart({"rows": rows}))
+    summary = {"questions": dict.fromkeys(("loss", "speed")), "rows": rows}
+    spec = charts.spec(study_figure.chart(summary))
     data = [of for of in spec["datasets"].values() if "policy" in of[0]]
     assert [row["mean"] for (row,) in data] == [-0.5, pytest.approx(math.e, abs=1e-3)]
     titles = json.dumps(spec)

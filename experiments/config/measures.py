@@ -1,6 +1,7 @@
 """What runs are judged by: the accuracy on images, the loss on text."""
 
 import math
+from collections.abc import Collection
 from typing import Any, Literal, NamedTuple
 
 from .texts import BYTES, is_text
@@ -77,3 +78,8 @@ LOSS = Measure(
 def measure_of(data: Any) -> Measure:
     """What runs on these data are judged by."""
     return LOSS if is_text(data) else ACCURACY
+
+
+def measure_among(questions: Collection[str]) -> Measure:
+    """What the runs of a summary are judged by, from the names of its questions."""
+    return LOSS if LOSS.name in questions else ACCURACY
