@@ -238,7 +238,7 @@ class Program:
         """One optimizer step on the next batch; frozen layers are only run forward."""
         order, images, labels = self._next_batch(state, data)
         (loss, (correct, statistics)), gradients = jax.value_and_grad(
-            phase.stopped(self._loss), has_aux=True
+            phase.stopped(functools.partial(self._loss, phase=phase)), has_aux=True
         )(state.params, state.statistics, images, labels)
         statistics = phase.held(statistics, state.statistics)
         updates, opt_state = phase.freeze(self._optimizer).update(
@@ -344,9 +344,13 @@ class Program:
         statistics: Weights,
         images: jax.Array,
         labels: jax.Array,
+        *,
+        phase: Phase | None = None,
     ) -> tuple[jax.Array, tuple[jax.Array, Weights]]:
         # A copy, as batch norm may not change variables from outside the gradient.
         model = nnx.merge(self._training, params, statistics, copy=True)
+        if phase:
+            hold_statistics(model, phase)
         logits = model(images)
         targets = optax.smooth_labels(
             jax.nn.one_hot(labels, self._classes), self._config.label_smoothing
@@ -430,3 +434,11 @@ def infer(
 
 def _key(key: jax.Array, use: int, count: jax.Array) -> jax.Array:
     return jax.random.fold_in(jax.random.fold_in(key, use), count)
+
+
+def hold_statistics(model: nnx.Module, phase: Phase) -> None:
+    """Has batch norm of frozen layers take the running statistics in training too."""
+    for path, module in nnx.iter_modules(model):
+        normalises = hasattr(module, "use_running_average")
+        if normalises and phase.holds("/".join(map(str, path))):
+            module.set_attributes(use_running_average=True)

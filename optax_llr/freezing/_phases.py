@@ -164,6 +164,42 @@ class Phase:
         parts = self.layers, self.frozen, inner
         return optax.GradientTransformationExtraArgs(Init(*parts), Update(*parts))
 
+    def holds(self, module: str) -> bool:
+        """Whether the batch statistics in a module are those of frozen layers alone.
+
+        What normalises there takes its running statistics in training too: with those
+        of the batch a frozen layer would not stand still, and layers above would learn
+        from other values than those that an evaluation gives them.
+
+        Args:
+            module: its path, as in the paths of parameters: "block1/norm".
+
+        Returns:
+            False where a layer of that module trains; of a stack, any of its slices.
+
+        Example:
+            With nnx, before the forward pass of a training step:
+
+            >>> import optax_llr
+            >>> from flax import nnx
+            >>> model = nnx.Sequential(
+            ...     nnx.Linear(3, 4, rngs=nnx.Rngs(0)),
+            ...     nnx.BatchNorm(4, rngs=nnx.Rngs(0)),
+            ...     nnx.Linear(4, 2, rngs=nnx.Rngs(0)),
+            ... )
+            >>> params = nnx.state(model, nnx.Param)
+            >>> rules = [("layers/[01]/.*", "first"), (".*", "last")]
+            >>> layers = optax_llr.match_layers(params, rules)
+            >>> phase = optax_llr.Phase(layers, 0, 9, (True, False))
+            >>> for path, module in nnx.iter_modules(model):
+            ...     if isinstance(module, nnx.BatchNorm):
+            ...         held = phase.holds("/".join(map(str, path)))
+            ...         module.use_running_average = held
+            >>> model.layers[1].use_running_average
+            True
+        """
+        return _mask_of_module(self, f"{module}/") is True
+
     def held(self, new: PyTree, old: PyTree) -> PyTree:
         """Batch statistics after a step: for frozen layers, those before it.
 
@@ -375,7 +411,7 @@ def _mask_of_module(phase: Phase, path: str) -> Mask:
         return near[0]
     if not parts and "/" in path:
         raise ValueError(
-            f"Phase.held: the statistics {path!r} stand in no module with parameters, "
+            f"Phase: the statistics {path!r} stand in no module with parameters, "
             f"so that no layer of {quoted(phase.layers.names)} owns them. Are the "
             "layers made of parameters with other paths? Else give the module "
             "parameters, or hold what belongs to frozen layers yourself"

@@ -835,6 +835,10 @@ def test_statistics_of_frozen_layers_are_held(frozen, held):
     phase = phase_of(tuple(n in frozen.split() for n in MODULES.names), layers=MODULES)
     expected = {name: old[name] if name in held.split() else new[name] for name in new}
     assert_same_bits(phase.held(new, old), expected)
+    modules = "stem", "block", "stack"
+    assert [m for m in modules if phase.holds(f"{m}/norm")] == sorted(
+        held.split(), key=modules.index
+    )
 
 
 def test_statistics_of_a_stack_are_held_slice_by_slice():
@@ -843,6 +847,7 @@ def test_statistics_of_a_stack_are_held_slice_by_slice():
     held = phase.held(new, old)["stack"]["norm"]["mean"]
     rows = [s["stack"]["norm"]["mean"][i] for i, s in enumerate((new, old, new))]
     np.testing.assert_array_equal(held, rows)
+    assert not phase.holds("stack/norm")
 
 
 class LinenNet(nn.Module):

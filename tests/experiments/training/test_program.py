@@ -4,6 +4,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -281,6 +282,21 @@ def test_frozen_layers_and_their_statistics_stand_still(images):
             assert (old[path] == new[path]).all() == (layer in (0, 2)), path
             counted[layer] += 1
     assert min(counted.values()) >= 2
+
+
+def test_frozen_layers_are_in_training_what_they_are_in_an_evaluation(images):
+    """Else the head learns from features that no evaluation gives it."""
+    config = dataclasses.replace(CONFIG, norm="batch")
+    program = programs.Program(config, dataset())
+    state = program.initial(jax.random.key(0))
+    statistics = jax.tree.map(lambda leaf: leaf + 0.5, state.statistics)
+    before = state._replace(statistics=statistics)
+    body = range(len(program.layers) - 1)
+    after = step_of(program, frozen=body)(before, images, tables_of(program))
+    _, inputs, labels = program._next_batch(before, images)
+    logits = programs.infer(program._inference, before.params, statistics, inputs)
+    expected = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    np.testing.assert_allclose(after.loss, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("frozen", [(), (0, 2)])
