@@ -1,5 +1,6 @@
 """The pure functions that the speed run compiles; a policy is data to them."""
 
+import functools
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -11,6 +12,7 @@ from jax.typing import DTypeLike
 from speedrun_images import Draws, Images, normalised, seen, views
 from speedrun_rates import RECIPES, Tables, layers_of, optimizer
 
+from experiments.training.program import hold_statistics
 from optax_llr import Phase
 
 Weights = nnx.State[Any, Any]
@@ -97,7 +99,8 @@ class Program:
         images, labels = seen(
             told.data, jax.tree.map(lambda drawn: drawn[state.step], told.draws)
         )
-        gradients, new = jax.grad(phase.stopped(self.loss), has_aux=True)(
+        loss = phase.stopped(functools.partial(self.loss, phase=phase))
+        gradients, new = jax.grad(loss, has_aux=True)(
             params, statistics, images, labels
         )
         now = {
@@ -126,11 +129,19 @@ class Program:
         )[0]
 
     def loss(
-        self, params: Weights, statistics: Weights, images: jax.Array, labels: jax.Array
+        self,
+        params: Weights,
+        statistics: Weights,
+        images: jax.Array,
+        labels: jax.Array,
+        *,
+        phase: Phase | None = None,
     ) -> tuple[jax.Array, Weights]:
         """Mean loss under label smoothing, and the statistics after it."""
         # A copy, as batch norm may not change variables from outside the gradient.
         model = nnx.merge(self._training, params, statistics, copy=True)
+        if phase:
+            hold_statistics(model, phase)
         logits = model(images)
         targets = optax.smooth_labels(jax.nn.one_hot(labels, CLASSES), SMOOTHING)
         loss = optax.softmax_cross_entropy(logits, targets).mean()
