@@ -54,12 +54,16 @@ def _between(found, name):
     """Of each policy what it differs by in each study, and how much that changes."""
     question, lines = question_of(found, name), found["questions"][name]
     places = [str(place) for place in found["studies"].values()]
-    change = f"{places[-1]} − {places[0]}"
-    rows = [("policy", *places, change), ("---",) * (len(places) + 2)]
+    rows = [
+        ("policy", *places, f"{places[-1]} − {places[0]}"),
+        ("---",) * (len(places) + 2),
+    ]
     for line in lines:
         answers = [line["places"].get(study) for study in found["studies"]]
         rows.append((line["policy"], *(_cell(of, question) for of in answers)))
-        rows[-1] += (said(line["change"], question) if line["change"] else "",)
+        change = line["change"]
+        spread = change and change["interval"]  # none where all pairs differ alike
+        rows[-1] += (said(change, question) if spread else "",)
     return _written(rows)
 
 
@@ -88,6 +92,8 @@ def differences(found):
         for line in lines:
             told = [place["difference"] for place in line["places"].values()]
             for difference in filter(None, [*told, line["change"]]):
+                if not difference["interval"]:
+                    continue
                 yield said(difference, question_of(found, name))
 
 
