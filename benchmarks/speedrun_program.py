@@ -140,7 +140,7 @@ class Program:
         """Mean loss under label smoothing, and the statistics after it."""
         # A copy, as batch norm may not change variables from outside the gradient.
         model = nnx.merge(self._training, params, statistics, copy=True)
-        if phase:
+        if phase is not None:
             hold_statistics(model, phase)
         logits = model(images)
         targets = optax.smooth_labels(jax.nn.one_hot(labels, CLASSES), SMOOTHING)

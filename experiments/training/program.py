@@ -349,7 +349,7 @@ class Program:
     ) -> tuple[jax.Array, tuple[jax.Array, Weights]]:
         # A copy, as batch norm may not change variables from outside the gradient.
         model = nnx.merge(self._training, params, statistics, copy=True)
-        if phase:
+        if phase is not None:
             hold_statistics(model, phase)
         logits = model(images)
         targets = optax.smooth_labels(
