@@ -603,7 +603,12 @@ def test_a_search_from_the_command_line_and_the_study_after_it(tmp_path):
 
 @pytest.mark.slow
 def test_workers_share_a_search_though_one_is_killed_and_one_is_stopped(tmp_path):
-    """Three end by themselves; every policy has its trials, and none is lost."""
+    """Three end by themselves; every policy has its trials, and none is lost.
+
+    Each policy needs 7 trials of numbers that are proposed, and 1 of its own. Where one
+    is left, each of the three may begin it. Both may have two to spare, as the worker
+    that was to try a policy's own numbers may be the one that is killed.
+    """
     fields = (*TINY, "--trials", "8")
     journal = tmp_path / "demo.tune" / "journal.log"
     workers = [started("tune", "demo", tmp_path, *fields) for _ in range(5)]
@@ -626,7 +631,9 @@ def test_workers_share_a_search_though_one_is_killed_and_one_is_stopped(tmp_path
         of_it = study(asked, policy).trials
         states = [trial.state for trial in of_it]
         done = [t for t in of_it if t.state in trials.FINISHED]
-        assert 8 <= len(done) <= 8 + 3
+        with_own = sum(trials.OWN in trial.user_attrs for trial in done)
+        assert 1 <= with_own <= 1 + 2
+        assert 7 <= len(done) - with_own <= 7 + 2
         assert states.count(TrialState.RUNNING) + states.count(TrialState.FAIL) <= 2
         assert [t.number for t in of_it] == list(range(len(of_it)))
         said = sum(
@@ -635,7 +642,6 @@ def test_workers_share_a_search_though_one_is_killed_and_one_is_stopped(tmp_path
             for line in out.splitlines()
         )
         assert len(done) - 8 <= said <= len(done)
-        assert sum(trials.OWN in t.user_attrs for t in done) >= 1
     for out in printed:
         assert "is optimistic" in out
     # Who ends while others finish a trial cannot know of it; the last one knows of all.
