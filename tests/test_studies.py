@@ -2,11 +2,13 @@
 
 A table below `<!-- NAME -->` is made of results/NAME.json, the summary.json of a study,
 and one below `<!-- NAME QUESTION -->` of a joined.json; `report` wrote both. Each
-difference with an interval in the text around stands in one of them too.
+difference with an interval in the text around stands in one of them too. A table below
+`<!-- rates: CELL … -->` has what tuning found, which is in records/CELL.tune.tar.xz.
 """
 
 import json
 import re
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from experiments.config.measures import measure_among
 STUDIES = Path(__file__).parents[1] / "docs" / "studies"
 PAGES = sorted(STUDIES.glob("*/README.md"))
 TABLE = re.compile(r"^<!-- (\S+) (?:(\w+) )?-->\n\n((?:\|.*\n)+)", re.MULTILINE)
+RATES = re.compile(r"^<!-- rates: (.+) -->\n\n((?:\|.*\n)+)", re.MULTILINE)
 DIFFERENCE = re.compile(r"[+−]?\d+\.\d+ \([+−]?\d+\.\d+ to [+−]?\d+\.\d+\)")
 
 
@@ -67,6 +70,36 @@ def _between(found, name):
     return _written(rows)
 
 
+def rates(records, cells):
+    """Of each policy the global rate that was best in each cell.
+
+    With ↓ and ↑ where that was the smallest and the largest that was tried.
+    """
+    found = [_rates(records / f"{cell}.tune.tar.xz") for cell in cells]
+    policies = dict.fromkeys(policy for of in found for policy in of)
+    rows = [("policy", *cells), ("---",) * (len(cells) + 1)]
+    rows += [(policy, *(of.get(policy, "") for of in found)) for policy in policies]
+    return _written(rows)
+
+
+def _rates(archive):
+    with tarfile.open(archive) as opened:
+        files = {Path(name).name: name for name in opened.getnames()}
+        tried, taken = (
+            json.load(opened.extractfile(files[name]))
+            for name in ("trials.json", "best.json")
+        )
+    return {
+        policy: _marked(taken["numbers"][f"{policy}.rate"], [t["rate"] for t in trials])
+        for policy, trials in tried.items()
+    }
+
+
+def _marked(rate, tried):
+    marks = {min(tried): " ↓", max(tried): " ↑"}
+    return f"{rate}{marks.get(rate, '')}"
+
+
 def _written(rows):
     return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
 
@@ -104,6 +137,8 @@ def test_numbers_of_a_page_are_those_of_its_results(page):
     assert tables
     for name, question, lines in tables:
         assert lines == table(found[name], question), f"{name}, {question}"
+    for cells, lines in RATES.findall(text):
+        assert lines == rates(page.parent / "records", cells.split())
     told = {difference for of in found.values() for difference in differences(of)}
     around = TABLE.sub("", text)
     assert set(DIFFERENCE.findall(around)) <= told
