@@ -5,6 +5,7 @@ every phase in which other layers are frozen; and all that for each number of ru
 are trained at once.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -94,6 +95,7 @@ class Compiler:
     def __init__(self, config: Config, dataset: Dataset, devices: Devices):
         """Takes what is trained, and where."""
         self._devices, self._every = devices, config.record_every
+        self._pretrained = config.init_from is not None
         divide = config.stack == 1 and devices.count > 1
         divided = devices.divided if divide else None
         self._program = functools.cache(
@@ -130,14 +132,14 @@ class Compiler:
         )
 
     def _make_steps(
-        self, layering: Layering, size: int, phase: Phase
+        self, layering: Layering, size: int, phase: Phase, settled: Phase
     ) -> tuple[Ahead, Ahead]:
-        """One step, and several; of the phase counts only what is frozen."""
+        """One step, and several; of the phases counts only what is frozen."""
         program, length = self._program(layering), steps_per_call(self._every)
 
         def made(step: Callable[..., TrainState], **fixed: Any) -> Ahead:
             return Ahead(
-                functools.partial(step, phase=phase, **fixed),
+                functools.partial(step, phase=phase, settled=settled, **fixed),
                 size,
                 (stacking.AXES, None, 0),
                 stacking.AXES,
@@ -151,11 +153,12 @@ class Compiler:
     def stages(self, policy: Policy, size: int, *given: Any) -> list[Stage]:
         """The phases of a run, compiled for its state, images and tables."""
         (whole,) = optax_llr.freeze_phases(self.layers, np.ones(len(self.layers)), 1)
-        whole_step, _ = self.steps(policy.layering, size, whole)
+        whole_step, _ = self.steps(policy.layering, size, whole, whole)
         whole_step.compile(*given)
-        stages = list[Stage]()
-        for phase in self.phases(policy):
-            step, steps = self.steps(policy.layering, size, phase.key)
+        stages, phases = list[Stage](), self.phases(policy)
+        pretrained = self._pretrained and not policy.scratch
+        for phase, still in zip(phases, settled(phases, pretrained), strict=True):
+            step, steps = self.steps(policy.layering, size, phase.key, still.key)
             step.compile(*given)
             steps.compile(*given)
             stages.append(Stage(phase, step, steps, step.work / whole_step.work))
@@ -214,6 +217,20 @@ def policy_phases(tables: Tables, config: Config, layers: Layers) -> tuple[Phase
     shortest = max(1, round(config.shortest_phase * total))
     multipliers = optax_llr.table_schedule(tables.multipliers)
     return tuple(optax_llr.freeze_phases(layers, multipliers, total, shortest))
+
+
+def settled(phases: Sequence[Phase], pretrained: bool) -> list[Phase]:
+    """Of each phase the frozen layers that have batch statistics to keep.
+
+    A layer that still waits with random weights has none: those that it starts with are
+    of no image. It normalises by each batch, as layers do that train.
+    """
+    found, trained = list[Phase](), np.full(len(phases[0].frozen), pretrained)
+    for phase in phases:
+        still = tuple((trained & phase.frozen).tolist())
+        found.append(dataclasses.replace(phase, frozen=still))
+        trained |= ~np.array(phase.frozen)
+    return found
 
 
 def use_compilation_cache() -> None:

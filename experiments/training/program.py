@@ -233,14 +233,28 @@ class Program:
         return by_class[(begins[:, None] + np.arange(count)).ravel()].astype(jnp.int32)
 
     def step(
-        self, state: TrainState, data: Images, tables: Tables, phase: Phase
+        self,
+        state: TrainState,
+        data: Images,
+        tables: Tables,
+        phase: Phase,
+        settled: Phase | None = None,
     ) -> TrainState:
-        """One optimizer step on the next batch; frozen layers are only run forward."""
+        """One optimizer step on the next batch; frozen layers are only run forward.
+
+        Args:
+            state: before it.
+            data: what is trained on.
+            tables: of the policy.
+            phase: which layers are frozen.
+            settled: which of these have batch statistics to keep; None for all.
+        """
+        settled = settled or phase
         order, images, labels = self._next_batch(state, data)
         (loss, (correct, statistics)), gradients = jax.value_and_grad(
-            phase.stopped(functools.partial(self._loss, phase=phase)), has_aux=True
+            phase.stopped(functools.partial(self._loss, settled=settled)), has_aux=True
         )(state.params, state.statistics, images, labels)
-        statistics = phase.held(statistics, state.statistics)
+        statistics = settled.held(statistics, state.statistics)
         updates, opt_state = phase.freeze(self._optimizer).update(
             gradients, self._told(state, tables), state.params
         )
@@ -266,11 +280,12 @@ class Program:
         data: Images,
         tables: Tables,
         phase: Phase,
+        settled: Phase,
         length: int,
     ) -> TrainState:
         """Several steps in one call."""
         return jax.lax.scan(
-            lambda state, _: (self.step(state, data, tables, phase), None),
+            lambda state, _: (self.step(state, data, tables, phase, settled), None),
             state,
             length=length,
         )[0]
@@ -345,12 +360,12 @@ class Program:
         images: jax.Array,
         labels: jax.Array,
         *,
-        phase: Phase | None = None,
+        settled: Phase | None = None,
     ) -> tuple[jax.Array, tuple[jax.Array, Weights]]:
         # A copy, as batch norm may not change variables from outside the gradient.
         model = nnx.merge(self._training, params, statistics, copy=True)
-        if phase is not None:
-            hold_statistics(model, phase)
+        if settled is not None:
+            hold_statistics(model, settled)
         logits = model(images)
         targets = optax.smooth_labels(
             jax.nn.one_hot(labels, self._classes), self._config.label_smoothing

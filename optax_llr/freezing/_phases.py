@@ -169,7 +169,9 @@ class Phase:
 
         What normalises there takes its running statistics in training too: with those
         of the batch a frozen layer would not stand still, and layers above would learn
-        from other values than those that an evaluation gives them.
+        from other values than those that an evaluation gives them. A layer that waits
+        with random weights, and has seen no image, has no statistics to hold: neither
+        this nor `held` should be asked about it, but of a phase in which it trains.
 
         Args:
             module: its path, as in the paths of parameters: "block1/norm".

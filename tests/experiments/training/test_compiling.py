@@ -14,7 +14,7 @@ from experiments.policies.catalogue import POLICIES
 from experiments.policies.optimizers import scheduled
 from experiments.training import compiling
 from experiments.training.trainer import Run, Trainer
-from optax_llr import Layers
+from optax_llr import Layers, Phase
 
 pytestmark = pytest.mark.usefixtures("smooth")
 
@@ -179,3 +179,29 @@ def test_the_compilation_cache_stands_in_the_users_cache_folder(monkeypatch, tmp
     finally:
         for name, value in before.items():
             jax.config.update(name, value)
+
+
+def test_layers_that_wait_with_random_weights_have_no_statistics_to_keep():
+    layers = Layers(("a", "b", "c"), (0, 1, 2), {"a/w": 0, "b/w": 1, "c/w": 2})
+    frozen = [(False, True, True), (True, False, True), (True, True, False)]
+    phases = [Phase(layers, i, i + 1, of) for i, of in enumerate(frozen)]
+
+    def kept(pretrained):
+        return [phase.names for phase in compiling.settled(phases, pretrained)]
+
+    assert kept(False) == [(), ("a",), ("a", "b")]
+    assert kept(True) == [phase.names for phase in phases]
+
+
+def test_a_network_that_waits_in_part_computes_what_the_whole_one_does():
+    """It normalises by each batch, and keeps statistics for evaluations."""
+    config = dataclasses.replace(CONFIG, norm="batch")
+    waits = made_up(lambda step, n: jnp.where(step < 5, jnp.arange(n) == 0, 1.0))
+    trainer, found = Trainer(config, dataset(config)), []
+    for policy in (POLICIES["uniform"], waits):
+        group = trainer.begin([Run(policy, 0)])
+        found.append(group.stages[0].step(group.state, trainer._train, group.tables))
+    assert any(group.stages[0].phase.frozen)
+    whole, part = (jax.tree.leaves((state.loss, state.statistics)) for state in found)
+    for one, other in zip(whole, part, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
