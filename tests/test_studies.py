@@ -8,6 +8,7 @@ difference with an interval in the text around stands in one of them too. A tabl
 
 import json
 import re
+import runpy
 import tarfile
 from pathlib import Path
 
@@ -71,9 +72,9 @@ def _between(found, name):
 
 
 def rates(records, cells):
-    """Of each policy the global rate that was best in each cell.
+    """Of each policy the global rate that its runs have in each cell.
 
-    With ↓ and ↑ where that was the smallest and the largest that was tried.
+    With ↓ and ↑ where that is the smallest and the largest that was tried.
     """
     found = [_rates(records / f"{cell}.tune.tar.xz") for cell in cells]
     policies = dict.fromkeys(policy for of in found for policy in of)
@@ -85,9 +86,10 @@ def rates(records, cells):
 def _rates(archive):
     with tarfile.open(archive) as opened:
         files = {Path(name).name: name for name in opened.getnames()}
+        taken = "study.json" if "study.json" in files else "best.json"
         tried, taken = (
             json.load(opened.extractfile(files[name]))
-            for name in ("trials.json", "best.json")
+            for name in ("trials.json", taken)
         )
     return {
         policy: _marked(taken["numbers"][f"{policy}.rate"], [t["rate"] for t in trials])
@@ -97,7 +99,7 @@ def _rates(archive):
 
 def _marked(rate, tried):
     marks = {min(tried): " ↓", max(tried): " ↑"}
-    return f"{rate}{marks.get(rate, '')}"
+    return f"{rate:.3g}{marks.get(rate, '')}"
 
 
 def _written(rows):
@@ -206,3 +208,23 @@ def test_a_number_that_is_not_in_the_results_is_found():
     told = {"+1.5 (+0.6 to +2.1)", "−2.0 (−3.0 to −1.0)"}
     assert set(differences(found)) == told
     assert set(DIFFERENCE.findall(" and ".join(told))) == told
+
+
+def test_a_rate_between_those_that_were_tried_is_at_the_top_of_a_parabola():
+    between = runpy.run_path(str(STUDIES / "between.py"))["between"]
+
+    def trials(measure, values, diverged=()):
+        return [
+            {
+                "rate": 0.1 * 2.0**i,
+                measure: value,
+                "status": "diverged" if i in diverged else "finished",
+            }
+            for i, value in enumerate(values)
+        ]
+
+    heights = [0.9 - (i - 1.75) ** 2 / 100 for i in range(4)]  # highest at 0.1 · 2^1.75
+    assert between(trials("accuracy", heights)) == round(0.1 * 2**1.75, 5)
+    assert between(trials("loss", [-height for height in heights])) == 0.33636
+    assert between(trials("accuracy", heights, diverged=[3])) == 0.4
+    assert between(trials("accuracy", heights[:3])) == 0.4  # the largest that was tried

@@ -15,49 +15,50 @@ from pathlib import Path
 import numpy as np
 
 import optax_llr
+from experiments.policies.policy import Expects, Policy
+from experiments.records import records
 
 HERE = Path("docs/studies/layer-rates")
 TABLES = Path(__file__).with_name("tables.json")
-REPLAYED = {
-    "trust_ratio_replayed": "trust-ratio",
-    "trust_ratio_mean": "trust-ratio",
-    "hypergradient_replayed": "multiplicative-hypergradient",
-    "hypergradient_mean": "multiplicative-hypergradient",
+RULES = ("trust-ratio", "multiplicative-hypergradient")
+
+
+def _replayed(rule):
+    """What a rule found as a table over time, by the rule; its mean, by the table."""
+
+    def table(layers, total_steps):
+        return optax_llr.table_schedule(_table(rule, layers, total_steps))
+
+    def mean(layers, total_steps):
+        return _table(rule, layers, total_steps).mean(axis=0)
+
+    replayed = Policy(
+        f"{rule}-table",
+        f"What {rule} found, as a table over time.",
+        f"Ends where {rule} ends: what counts is the share of each layer.",
+        control=rule,
+        expects=Expects("same", "same"),
+        multipliers=table,
+    )
+    return replayed, Policy(
+        f"{rule}-mean",
+        f"The mean over time of what {rule} found.",
+        "The same as the table: the share of each layer counts, not its course.",
+        control=replayed.name,
+        expects=Expects("same", "same"),
+        multipliers=mean,
+    )
+
+
+trust_ratio_table, trust_ratio_mean = _replayed(RULES[0])
+hypergradient_table, hypergradient_mean = _replayed(RULES[1])
+NAMES = {
+    "trust_ratio_table": RULES[0],
+    "trust_ratio_mean": RULES[0],
+    "hypergradient_table": RULES[1],
+    "hypergradient_mean": RULES[1],
 }
-"""The policies below, and the rule whose multipliers and rate they have."""
-
-
-def trust_ratio_replayed(layers, total_steps):
-    """What trust-ratio found, as a table over time.
-
-    Ends where trust-ratio ends: what counts is the share of each layer.
-    """
-    return optax_llr.table_schedule(_table("trust-ratio", layers, total_steps))
-
-
-def trust_ratio_mean(layers, total_steps):
-    """The mean over time of what trust-ratio found.
-
-    The same as its table: the share of each layer counts, not its course.
-    """
-    return _table("trust-ratio", layers, total_steps).mean(axis=0)
-
-
-def hypergradient_replayed(layers, total_steps):
-    """What multiplicative-hypergradient found, as a table over time.
-
-    Ends where the rule ends: what counts is the share of each layer.
-    """
-    found = _table("multiplicative-hypergradient", layers, total_steps)
-    return optax_llr.table_schedule(found)
-
-
-def hypergradient_mean(layers, total_steps):
-    """The mean over time of what multiplicative-hypergradient found.
-
-    The same as its table: the share of each layer counts, not its course.
-    """
-    return _table("multiplicative-hypergradient", layers, total_steps).mean(axis=0)
+"""The policies above, and the rule whose multipliers and rate they have."""
 
 
 def _table(rule, layers, total_steps):
@@ -74,27 +75,31 @@ def _table(rule, layers, total_steps):
 
 def write(folder):
     """Writes tables.json and replay.json, from the records of the rules."""
-    from experiments.records import records
-
     read = records.read(folder)
     rows = collections.defaultdict(list)  # by rule and step, one a seed
+    ended = collections.Counter()
     for event in read.events:
         if event["kind"] == "train":
             rows[event["policy"], event["step"]].append(event["multipliers"])
+        ended[event["policy"]] += event["kind"] == "end"
+    seeds = len(read.config["seeds"])
+    if left := [rule for rule in RULES if ended[rule] < seeds]:
+        raise SystemExit(f"replay: {', '.join(left)} not ended under all {seeds} seeds")
     steps = sorted({step for _, step in rows})
     means = {
         rule: [np.mean(rows[rule, step], axis=0).round(5).tolist() for step in steps]
-        for rule in REPLAYED.values()
+        for rule in RULES
     }
     told = {"layers": read.config["layers"]["names"], "steps": steps}
     told |= {"total_steps": read.config["total_steps"], "multipliers": means}
     TABLES.write_text(json.dumps(told) + "\n", encoding="utf-8")
 
-    best = folder.with_name(f"{folder.name}.tune") / "best.json"
-    study = json.loads(best.read_text(encoding="utf-8"))
-    rates = {name: study["numbers"][f"{rule}.rate"] for name, rule in REPLAYED.items()}
-    study["numbers"] |= {f"{name}.rate": rate for name, rate in rates.items()}
-    study["policies"] += [f"{HERE / 'replay.py'}:{name}" for name in REPLAYED]
+    tuned = folder.with_name(f"{folder.name}.tune") / "study.json"
+    study = json.loads(tuned.read_text(encoding="utf-8"))
+    for name, rule in NAMES.items():
+        called = globals()[name].name
+        study["numbers"][f"{called}.rate"] = study["numbers"][f"{rule}.rate"]
+        study["policies"].append(f"{HERE / 'replay.py'}:{name}")
     study |= {"name": "layer-rates-replay", "seeds": list(range(10, 20))}
     records.write_json(HERE / "replay.json", study)
 

@@ -9,23 +9,27 @@
 set -euo pipefail
 here=docs/studies/layer-rates
 core=$1 cell=$2 name=layer-rates-$2
+export PYTHONPATH=.
 
 experiments() { taskset -c "$core" python -m experiments "$@"; }
 
-case $cell in # half the steps to tune
-resnet8 | plain8 | rules | replay | layca) epochs=2 half=1 ;;
-resnet14 | plain14 | plain20) epochs=1.5 half=0.75 ;;
-resnet8-tenth | plain8-tenth) epochs=10 half=5 ;;
+case $cell in # epochs of a trial
+*-tenth) epochs=10 ;;
+*) epochs=1 ;;
 esac
-rates=(0.0125 0.025 0.05 0.1 0.2)
-[ "$cell" != plain20 ] || rates=(0.00125 0.0025 0.005 0.01 0.02)
+rates=(0.025 0.05 0.1 0.2 0.4)
+[ "$cell" != plain20 ] || rates=(0.0025 0.005 0.01 0.02 0.04)
 
 if [ "$cell" = replay ]; then
     [ -e "$here/replay.json" ] || python "$here/replay.py" runs/layer-rates-rules
     begun=$here/replay.json
 else
-    begun=runs/$name.tune/best.json
-    [ -e "$begun" ] || experiments tune "$here/$cell.json" --epochs $half \
-        --evaluations 1 --rates "${rates[@]}"
+    begun=runs/$name.tune/study.json
+    if [ ! -e "$begun" ]; then
+        experiments tune "$here/$cell.json" --epochs $epochs --evaluations 1 \
+            --rates "${rates[@]}"
+        python docs/studies/between.py "runs/$name.tune"
+    fi
 fi
-experiments study "$begun" --name "$name" --epochs $epochs --evaluations 14
+experiments study "$begun" --name "$name" \
+    --epochs "$(python -c "print(1.5 * $epochs)")" --evaluations 10

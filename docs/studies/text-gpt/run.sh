@@ -4,16 +4,20 @@
 #     docs/studies/text-gpt/run.sh CORE adamw
 #     docs/studies/text-gpt/run.sh CORE muon
 #
-# The same command goes on where one was stopped. What other machines trained comes from
-# records/: for each archive `tar -xJf ARCHIVE` in the root
+# The same command goes on where one was stopped. Needs the commit that all parts are
+# trained by (PLAN.md) and Python 3.11.7, whose library is the text. What other machines
+# trained comes from records/: for each archive `tar -xJf ARCHIVE` in the root
 set -euo pipefail
 here=docs/studies/text-gpt
 core=$1 cell=$2 name=text-gpt-$2
+export PYTHONPATH=.
 
 experiments() { taskset -c "$core" python -m experiments "$@"; }
 
-[ -e "runs/$name.tune/best.json" ] ||
+begun=runs/$name.tune/study.json
+if [ ! -e "$begun" ]; then
     experiments tune "$here/$cell.json" --epochs 0.256 --evaluations 1 \
-        --rates 0.001 0.002 0.004 0.008 0.016 0.032 0.064
-experiments study "runs/$name.tune/best.json" --name "$name" --epochs 0.512 \
-    --evaluations 25
+        --rates 0.002 0.004 0.008 0.016 0.032 0.064
+    python docs/studies/between.py "runs/$name.tune"
+fi
+experiments study "$begun" --name "$name" --epochs 0.512 --evaluations 25
