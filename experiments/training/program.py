@@ -453,7 +453,7 @@ def _key(key: jax.Array, use: int, count: jax.Array) -> jax.Array:
 
 def hold_statistics(model: nnx.Module, phase: Phase) -> None:
     """Has batch norm of frozen layers take the running statistics in training too."""
-    for path, module in nnx.iter_modules(model):
-        normalises = hasattr(module, "use_running_average")
+    for path, node in nnx.iter_graph(model):
+        normalises = hasattr(node, "use_running_average")
         if normalises and phase.holds("/".join(map(str, path))):
-            module.set_attributes(use_running_average=True)
+            node.set_attributes(use_running_average=True)

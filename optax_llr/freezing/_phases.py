@@ -193,7 +193,7 @@ class Phase:
             >>> rules = [("layers/[01]/.*", "first"), (".*", "last")]
             >>> layers = optax_llr.match_layers(params, rules)
             >>> phase = optax_llr.Phase(layers, 0, 9, (True, False))
-            >>> for path, module in nnx.iter_modules(model):
+            >>> for path, module in nnx.iter_graph(model):
             ...     if isinstance(module, nnx.BatchNorm):
             ...         held = phase.holds("/".join(map(str, path)))
             ...         module.use_running_average = held
