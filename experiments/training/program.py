@@ -249,7 +249,7 @@ class Program:
             phase: which layers are frozen.
             settled: which of these have batch statistics to keep; None for all.
         """
-        settled = settled or phase
+        settled = phase if settled is None else settled
         order, images, labels = self._next_batch(state, data)
         (loss, (correct, statistics)), gradients = jax.value_and_grad(
             phase.stopped(functools.partial(self._loss, settled=settled)), has_aux=True
