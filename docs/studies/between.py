@@ -15,11 +15,21 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments.config.measures import measure_among
+from experiments.records import records
+
 
 def between(trials):
     """The rate of a policy, of its trials as trials.json has them."""
     trials = sorted(trials, key=lambda trial: trial["rate"])
-    found = np.array([_goodness(trial) for trial in trials])
+    measure = measure_among(trials[0])
+    sign = 1 if measure.larger else -1
+    found = np.array(
+        [
+            sign * trial[measure.name] if trial["status"] == "finished" else -np.inf
+            for trial in trials
+        ]
+    )
     best = int(found.argmax())
     three, rate = slice(best - 1, best + 2), trials[best]["rate"]
     if best in (0, len(trials) - 1) or not np.isfinite(found[three]).all():
@@ -29,12 +39,6 @@ def between(trials):
     return round(rate * float(np.exp(-slope / (2 * bend))) if bend < 0 else rate, 5)
 
 
-def _goodness(trial):
-    if trial["status"] != "finished":
-        return -np.inf
-    return trial["accuracy"] if "accuracy" in trial else -trial["loss"]
-
-
 def write(folder):
     """Writes study.json beside best.json."""
     best, trials = (
@@ -42,8 +46,7 @@ def write(folder):
         for name in ("best.json", "trials.json")
     )
     best["numbers"] |= {f"{name}.rate": between(of) for name, of in trials.items()}
-    text = json.dumps(best, indent=2) + "\n"
-    (folder / "study.json").write_text(text, encoding="utf-8")
+    records.write_json(folder / "study.json", best)
 
 
 if __name__ == "__main__":

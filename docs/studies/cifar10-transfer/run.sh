@@ -5,8 +5,8 @@
 #     docs/studies/cifar10-transfer/run.sh CORE cell new-resnet8
 #
 # The same command goes on where one was stopped. Needs commit 1fab765, by which all parts
-# come out as they were trained (PLAN.md), and CIFAR-10 (TFDS_DATA_DIR). What other machines trained comes
-# from records/: for each archive `tar -xJf ARCHIVE` in the root
+# come out as they were trained (PLAN.md), and CIFAR-10 (TFDS_DATA_DIR). What other
+# machines trained comes from records/: for each archive `tar -xJf ARCHIVE` in the root
 set -euo pipefail
 here=docs/studies/cifar10-transfer
 core=$1 what=$2 name=$3

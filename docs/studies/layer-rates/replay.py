@@ -20,7 +20,11 @@ from experiments.records import records
 
 HERE = Path("docs/studies/layer-rates")
 TABLES = Path(__file__).with_name("tables.json")
-RULES = ("trust-ratio", "multiplicative-hypergradient")
+RULES = {
+    "trust_ratio": "trust-ratio",
+    "hypergradient": "multiplicative-hypergradient",
+}
+"""By how the names of the policies below begin."""
 
 
 def _replayed(rule):
@@ -50,15 +54,8 @@ def _replayed(rule):
     )
 
 
-trust_ratio_table, trust_ratio_mean = _replayed(RULES[0])
-hypergradient_table, hypergradient_mean = _replayed(RULES[1])
-NAMES = {
-    "trust_ratio_table": RULES[0],
-    "trust_ratio_mean": RULES[0],
-    "hypergradient_table": RULES[1],
-    "hypergradient_mean": RULES[1],
-}
-"""The policies above, and the rule whose multipliers and rate they have."""
+trust_ratio_table, trust_ratio_mean = _replayed(RULES["trust_ratio"])
+hypergradient_table, hypergradient_mean = _replayed(RULES["hypergradient"])
 
 
 def _table(rule, layers, total_steps):
@@ -83,12 +80,12 @@ def write(folder):
             rows[event["policy"], event["step"]].append(event["multipliers"])
         ended[event["policy"]] += event["kind"] == "end"
     seeds = len(read.config["seeds"])
-    if left := [rule for rule in RULES if ended[rule] < seeds]:
+    if left := [rule for rule in RULES.values() if ended[rule] < seeds]:
         raise SystemExit(f"replay: {', '.join(left)} not ended under all {seeds} seeds")
     steps = sorted({step for _, step in rows})
     means = {
         rule: [np.mean(rows[rule, step], axis=0).round(5).tolist() for step in steps]
-        for rule in RULES
+        for rule in RULES.values()
     }
     told = {"layers": read.config["layers"]["names"], "steps": steps}
     told |= {"total_steps": read.config["total_steps"], "multipliers": means}
@@ -96,10 +93,11 @@ def write(folder):
 
     tuned = folder.with_name(f"{folder.name}.tune") / "study.json"
     study = json.loads(tuned.read_text(encoding="utf-8"))
-    for name, rule in NAMES.items():
-        called = globals()[name].name
-        study["numbers"][f"{called}.rate"] = study["numbers"][f"{rule}.rate"]
-        study["policies"].append(f"{HERE / 'replay.py'}:{name}")
+    for begins, rule in RULES.items():
+        for kind in ("table", "mean"):
+            rate = study["numbers"][f"{rule}.rate"]
+            study["numbers"][f"{rule}-{kind}.rate"] = rate
+            study["policies"].append(f"{HERE / 'replay.py'}:{begins}_{kind}")
     study |= {"name": "layer-rates-replay", "seeds": list(range(10, 20))}
     records.write_json(HERE / "replay.json", study)
 

@@ -13,9 +13,9 @@ export PYTHONPATH=.
 
 experiments() { taskset -c "$core" python -m experiments "$@"; }
 
-case $cell in # epochs of a trial
-*-tenth) epochs=10 ;;
-*) epochs=1 ;;
+case $cell in # epochs of a trial, and of a run
+*-tenth) trial=10 epochs=15 ;;
+*) trial=1 epochs=1.5 ;;
 esac
 rates=(0.025 0.05 0.1 0.2 0.4)
 [ "$cell" != plain20 ] || rates=(0.0025 0.005 0.01 0.02 0.04)
@@ -26,10 +26,9 @@ if [ "$cell" = replay ]; then
 else
     begun=runs/$name.tune/study.json
     if [ ! -e "$begun" ]; then
-        experiments tune "$here/$cell.json" --epochs $epochs --evaluations 1 \
+        experiments tune "$here/$cell.json" --epochs $trial --evaluations 1 \
             --rates "${rates[@]}"
         python docs/studies/between.py "runs/$name.tune"
     fi
 fi
-experiments study "$begun" --name "$name" \
-    --epochs "$(python -c "print(1.5 * $epochs)")" --evaluations 10
+experiments study "$begun" --name "$name" --epochs $epochs --evaluations 10
