@@ -26,7 +26,7 @@ from .report import report
 from .report.contents import Study
 from .terminal import display, signals
 from .terminal.progress import Progress
-from .training import hosts
+from .training import hosts, memory
 from .training.compiling import use_compilation_cache
 from .training.trainer import Run, Trainer
 
@@ -107,6 +107,7 @@ def prepared(config: Config) -> Dataset:
     check_sizes(config)
     signals.check()
     use_compilation_cache()
+    memory.keep_freed()
     return dataset
 
 
