@@ -7,6 +7,7 @@ difference with an interval in the text around stands in one of them too. A tabl
 """
 
 import json
+import math
 import re
 import runpy
 import tarfile
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.analysis import compare
 from experiments.analysis.questions import questions
 from experiments.config.measures import measure_among
 
@@ -228,3 +230,38 @@ def test_a_rate_between_those_that_were_tried_is_at_the_top_of_a_parabola():
     assert between(trials("loss", [-height for height in heights])) == 0.33636
     assert between(trials("accuracy", heights, diverged=[3])) == 0.4
     assert between(trials("accuracy", heights[:3])) == 0.4  # the largest that was tried
+
+
+def test_steps_to_what_uniform_has_before_the_drop_are_compared_in_pairs():
+    ratios = runpy.run_path(str(STUDIES / "layer-rates" / "steps.py"))["ratios"]
+
+    def events(policy, seed, accuracies):
+        at = {"policy": policy, "seed": seed, "images": 0, "seconds": 0.0}
+        for step, accuracy in zip((10, 20, 40, 60), accuracies, strict=True):
+            yield at | {"kind": "validation", "step": step, "accuracy": accuracy}
+        end = {"status": "finished", "test_loss": 0.0, "test_accuracy": accuracy}
+        yield at | {"kind": "end", "step": 60} | end
+
+    found = ratios(
+        compare.runs(
+            event
+            for seed in range(3)
+            for policy, accuracies in {
+                "uniform": (0.2, 0.4 + seed / 100, 0.6, 0.7),
+                "faster": (0.4 + seed / 100, 0.5, 0.5, 0.5),  # in half the steps
+                "slower": (0.2, 0.3 + seed / 100, 0.5 + seed / 100, 0.6),  # in 30
+                "never": (0.1, 0.2, 0.3, 0.4),  # enough under the first seed alone
+            }.items()
+            for event in events(policy, seed, accuracies)
+        ),
+        {"never": "faster"} | dict.fromkeys(("uniform", "faster", "slower"), "uniform"),
+    )
+    assert list(found) == ["faster", "slower", "never"]
+    assert found["faster"]["ratio"]["mean"] == pytest.approx(math.log(0.5))
+    assert found["slower"]["ratio"]["mean"] == pytest.approx(math.log(1.5))
+    assert found["never"] == {
+        "control": "faster",
+        "runs": 3,
+        "reached": 1,
+        "ratio": None,
+    }

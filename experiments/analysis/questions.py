@@ -160,11 +160,11 @@ def steps_ratio(run: Run, controls: Mapping[int, Run]) -> float | None:
     if any(loss is None for curve in curves for _, loss in curve):
         return None
     goal = max(curve[-1][1] for curve in curves)
-    ours, theirs = (_steps_to(goal, curve) for curve in curves)
+    ours, theirs = (steps_to(goal, curve) for curve in curves)
     return math.log(ours / theirs)
 
 
-def _steps_to(goal: float, curve: Sequence[tuple[int, float]]) -> float:
+def steps_to(goal: float, curve: Sequence[tuple[int, float]]) -> float:
     """When a curve first stood at or below the goal; linear between evaluations."""
     at = next(i for i, (_, loss) in enumerate(curve) if loss <= goal)
     step, loss = curve[at]
