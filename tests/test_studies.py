@@ -213,7 +213,8 @@ def test_a_number_that_is_not_in_the_results_is_found():
 
 
 def test_a_rate_between_those_that_were_tried_is_at_the_top_of_a_parabola():
-    between = runpy.run_path(str(STUDIES / "between.py"))["between"]
+    script = runpy.run_path(str(STUDIES / "between.py"))
+    between, beyond = script["between"], script["beyond"]
 
     def trials(measure, values, diverged=()):
         return [
@@ -230,6 +231,11 @@ def test_a_rate_between_those_that_were_tried_is_at_the_top_of_a_parabola():
     assert between(trials("loss", [-height for height in heights])) == 0.33636
     assert between(trials("accuracy", heights, diverged=[3])) == 0.4
     assert between(trials("accuracy", heights[:3])) == 0.4  # the largest that was tried
+
+    inside, above = trials("accuracy", heights), trials("accuracy", heights[:3])
+    assert beyond({"a": inside}) == []
+    assert beyond({"a": inside, "b": above, "c": above}) == [0.8]
+    assert beyond({"a": above, "b": trials("loss", heights[:3])}) == [0.05, 0.8]
 
 
 def test_steps_to_what_uniform_has_before_the_drop_are_compared_in_pairs():

@@ -7,10 +7,15 @@ of the parabola, over the logarithm of the rate, through its best trial and the 
 beside it. One trial a rate is noisy, and the best of a grid may lie a whole step of it
 off; the top of the parabola lies at most half a step from the best. A best trial at an
 end of the grid, or beside one that diverged, keeps its rate.
+
+    python docs/studies/between.py runs/NAME.tune --beyond
+
+prints which rates a grid lacks first: the next one at an end of it, where the best
+trial of some policy lies there.
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,33 +26,57 @@ from experiments.records import records
 
 def between(trials):
     """The rate of a policy, of its trials as trials.json has them."""
-    trials = sorted(trials, key=lambda trial: trial["rate"])
-    measure = measure_among(trials[0])
-    sign = 1 if measure.larger else -1
-    found = np.array(
-        [
-            sign * trial[measure.name] if trial["status"] == "finished" else -np.inf
-            for trial in trials
-        ]
-    )
+    rates, found = _curve(trials)
     best = int(found.argmax())
-    three, rate = slice(best - 1, best + 2), trials[best]["rate"]
-    if best in (0, len(trials) - 1) or not np.isfinite(found[three]).all():
+    three, rate = slice(best - 1, best + 2), rates[best]
+    if best in (0, len(rates) - 1) or not np.isfinite(found[three]).all():
         return rate
-    logs = np.log([trial["rate"] / rate for trial in trials[three]])
+    logs = np.log(np.array(rates[three]) / rate)
     bend, slope, _ = np.polyfit(logs, found[three], 2)
     return round(rate * float(np.exp(-slope / (2 * bend))) if bend < 0 else rate, 5)
 
 
+def beyond(tables):
+    """The rates that a grid lacks, of the trials of each policy."""
+    more = set()
+    for trials in tables.values():
+        rates, found = _curve(trials)
+        for end, inner in ((0, 1), (-1, -2)):
+            if found.argmax() == range(len(rates))[end]:
+                more.add(round(rates[end] ** 2 / rates[inner], 6))
+    return sorted(more)
+
+
+def _curve(trials):
+    """Rates in ascending order, and how good each was; −inf for one that diverged."""
+    trials = sorted(trials, key=lambda trial: trial["rate"])
+    measure = measure_among(trials[0])
+    sign = 1 if measure.larger else -1
+    found = [
+        sign * trial[measure.name] if trial["status"] == "finished" else -np.inf
+        for trial in trials
+    ]
+    return [trial["rate"] for trial in trials], np.array(found)
+
+
 def write(folder):
     """Writes study.json beside best.json."""
-    best, trials = (
-        json.loads((folder / name).read_text(encoding="utf-8"))
-        for name in ("best.json", "trials.json")
-    )
-    best["numbers"] |= {f"{name}.rate": between(of) for name, of in trials.items()}
+    best = _read(folder / "best.json")
+    tables = _read(folder / "trials.json")
+    best["numbers"] |= {f"{name}.rate": between(of) for name, of in tables.items()}
     records.write_json(folder / "study.json", best)
 
 
+def _read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 if __name__ == "__main__":
-    write(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("folder", type=Path, metavar="runs/NAME.tune")
+    parser.add_argument("--beyond", action="store_true")
+    asked = parser.parse_args()
+    if asked.beyond:
+        print(*beyond(_read(asked.folder / "trials.json")))
+    else:
+        write(asked.folder)

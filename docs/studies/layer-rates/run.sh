@@ -4,14 +4,19 @@
 #     docs/studies/layer-rates/run.sh CORE resnet8
 #
 # The same command goes on where one was stopped; `replay` comes after `rules`. Needs the
-# commit that all cells are trained by (PLAN.md), and CIFAR-10 (TFDS_DATA_DIR). What other
-# machines trained comes from records/: for each archive `tar -xJf ARCHIVE` in the root
+# commit that all cells are trained by (PLAN.md), and CIFAR-10 (TFDS_DATA_DIR); this script
+# may be that of a newer checkout. What other machines trained comes from records/: for
+# each archive `tar -xJf ARCHIVE` in the root
 set -euo pipefail
 here=docs/studies/layer-rates
+between=$(dirname "${BASH_SOURCE[0]}")/../between.py
 core=$1 cell=$2 name=layer-rates-$2
 export PYTHONPATH=.
 
 experiments() { taskset -c "$core" python -m experiments "$@"; }
+tune() {
+    experiments tune "$here/$cell.json" --epochs $trial --evaluations 1 --rates "$@"
+}
 
 case $cell in # epochs of a trial, and of a run
 *-tenth) trial=10 epochs=15 ;;
@@ -26,9 +31,10 @@ if [ "$cell" = replay ]; then
 else
     begun=runs/$name.tune/study.json
     if [ ! -e "$begun" ]; then
-        experiments tune "$here/$cell.json" --epochs $trial --evaluations 1 \
-            --rates "${rates[@]}"
-        python docs/studies/between.py "runs/$name.tune"
+        tune "${rates[@]}"
+        read -ra more <<<"$(python "$between" "runs/$name.tune" --beyond)"
+        [ ${#more[@]} = 0 ] || tune "${rates[@]}" "${more[@]}"
+        python "$between" "runs/$name.tune"
     fi
 fi
 experiments study "$begun" --name "$name" --epochs $epochs --evaluations 10
