@@ -41,9 +41,11 @@ def beyond(tables):
     more = set()
     for trials in tables.values():
         rates, found = _curve(trials)
-        for end, inner in ((0, 1), (-1, -2)):
-            if found.argmax() == range(len(rates))[end]:
-                more.add(round(rates[end] ** 2 / rates[inner], 6))
+        best = int(found.argmax())
+        if best == 0:
+            more.add(round(rates[0] ** 2 / rates[1], 6))
+        if best == len(rates) - 1:
+            more.add(round(rates[-1] ** 2 / rates[-2], 6))
     return sorted(more)
 
 

@@ -17,11 +17,10 @@ from pathlib import Path
 from experiments.analysis import compare, significance
 from experiments.analysis.compare import BASELINE
 from experiments.analysis.questions import SAME_STEPS, steps_to
+from experiments.policies.rates import DROPS
 from experiments.records import records
 
 OUT = Path(__file__).with_name("results") / "steps.json"
-DROP = 0.5
-"""Share of a run after which its rate first drops."""
 
 
 def ratios(runs, controls):
@@ -60,7 +59,8 @@ def _ratio(ours, theirs):
 
 def _goal(run):
     """Its accuracy at the last evaluation before the drop."""
-    return [e["accuracy"] for e in run.validation if e["step"] < DROP * run.step][-1]
+    drop = DROPS[0] * run.step
+    return [e["accuracy"] for e in run.validation if e["step"] < drop][-1]
 
 
 def _taken(run, goal):

@@ -11,7 +11,7 @@ set -euo pipefail
 here=docs/studies/text-gpt
 core=$1 cell=$2 name=text-gpt-$2
 export PYTHONPATH=.
-# what a step frees is kept for the next: a quarter less time, the same bits
+# as experiments/training/memory.py does, which the commit that trains does not have
 export GLIBC_TUNABLES=glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184
 
 experiments() { taskset -c "$core" python -m experiments "$@"; }
