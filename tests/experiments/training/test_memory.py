@@ -15,19 +15,18 @@ import jax
 import jax.numpy as jnp
 from experiments.training import memory
 
-step = jax.jit(lambda x: jnp.sin(x @ x.T) @ x)  # (2000, 2000) in between
-x = jnp.ones((2000, 16))
+step = jax.jit(lambda x: jnp.sin(x @ x.T) @ x)  # 64 MB in between
+x = jnp.ones((4000, 16))
 
 def new_pages():
-    step(x).block_until_ready()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(10):
+    for _ in range(3):
         step(x).block_until_ready()
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-print(new_pages())
+print(min(new_pages() for _ in range(5)))
 memory.keep_freed()
-print(new_pages())
+print(min(new_pages() for _ in range(5)))  # each thread's first block is a new one
 """
 
 
@@ -36,4 +35,4 @@ def test_steps_get_no_new_pages_for_what_the_step_before_has_freed():
     command = [sys.executable, "-c", STEPS]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
     before, after = map(int, done.stdout.split())
-    assert after < before / 10
+    assert after < before / 100
