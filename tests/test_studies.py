@@ -1,9 +1,10 @@
 """The pages of studies: their numbers are those of the records.
 
-A table below `<!-- NAME -->` is made of results/NAME.json, the summary.json of a study,
-and one below `<!-- NAME QUESTION -->` of a joined.json; `report` wrote both. Each
-difference with an interval in the text around stands in one of them too. A table below
-`<!-- rates: CELL … -->` has what tuning found, which is in records/CELL.tune.tar.xz.
+A page NAME.md has its material in NAME/. A table below `<!-- FILE -->` is made of
+results/FILE.json, the summary.json of a study, and one below `<!-- FILE QUESTION -->` of
+a joined.json; `report` wrote both. Each difference with an interval in the text around
+stands in one of them too. A table below `<!-- rates: CELL … -->` has what tuning found,
+which is in records/CELL.tune.tar.xz.
 """
 
 import json
@@ -20,7 +21,7 @@ from experiments.analysis.questions import questions
 from experiments.config.measures import measure_among
 
 STUDIES = Path(__file__).parents[1] / "docs" / "studies"
-PAGES = sorted(STUDIES.glob("*/README.md"))
+PAGES = sorted(STUDIES.glob("*.md"))
 TABLE = re.compile(r"^<!-- (\S+) (?:(\w+) )?-->\n\n((?:\|.*\n)+)", re.MULTILINE)
 RATES = re.compile(r"^<!-- rates: (.+) -->\n\n((?:\|.*\n)+)", re.MULTILINE)
 DIFFERENCE = re.compile(r"[+−]?\d+\.\d+ \([+−]?\d+\.\d+ to [+−]?\d+\.\d+\)")
@@ -133,17 +134,17 @@ def differences(found):
                     yield said(difference, question_of(found, name))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_numbers_of_a_page_are_those_of_its_results(page):
-    text, results = page.read_text(encoding="utf-8"), page.parent / "results"
-    found = {path.stem: read(path) for path in results.glob("*.json")}
+    text, of = page.read_text(encoding="utf-8"), page.with_suffix("")
+    found = {path.stem: read(path) for path in (of / "results").glob("*.json")}
     tables = TABLE.findall(text)
     assert tables
     for name, question, lines in tables:
         assert lines == table(found[name], question), f"{name}, {question}"
     for cells, lines in RATES.findall(text):
-        assert lines == rates(page.parent / "records", cells.split())
-    told = {difference for of in found.values() for difference in differences(of)}
+        assert lines == rates(of / "records", cells.split())
+    told = {one for file in found.values() for one in differences(file)}
     around = TABLE.sub("", text)
     assert set(DIFFERENCE.findall(around)) <= told
 
