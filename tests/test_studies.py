@@ -1,10 +1,11 @@
 """The pages of studies: their numbers are those of the records.
 
 A page NAME.md has its material in NAME/. A table below `<!-- FILE -->` is made of
-results/FILE.json, the summary.json of a study, and one below `<!-- FILE QUESTION -->` of
-a joined.json; `report` wrote both. Each difference with an interval in the text around
-stands in one of them too. A table below `<!-- rates: CELL … -->` has what tuning found,
-which is in records/CELL.tune.tar.xz.
+results/FILE.json, the summary.json of a study, and one below `<!-- FILE QUESTION -->`
+of a joined.json; `report` wrote both. Below `<!-- steps: STUDY … -->` are ratios of
+results/steps.json. Each difference with an interval in the text around stands in one
+of these files too. A table below `<!-- rates: CELL … -->` has what tuning found, which
+is in records/CELL.tune.tar.xz.
 """
 
 import json
@@ -16,14 +17,14 @@ from pathlib import Path
 
 import pytest
 
-from experiments.analysis import compare
-from experiments.analysis.questions import questions
+from experiments.analysis import compare, questions
 from experiments.config.measures import measure_among
 
 STUDIES = Path(__file__).parents[1] / "docs" / "studies"
 PAGES = sorted(STUDIES.glob("*.md"))
 TABLE = re.compile(r"^<!-- (\S+) (?:(\w+) )?-->\n\n((?:\|.*\n)+)", re.MULTILINE)
 RATES = re.compile(r"^<!-- rates: (.+) -->\n\n((?:\|.*\n)+)", re.MULTILINE)
+STEPS = re.compile(r"^<!-- steps: (.+) -->\n\n((?:\|.*\n)+)", re.MULTILINE)
 DIFFERENCE = re.compile(r"[+−]?\d+\.\d+ \([+−]?\d+\.\d+ to [+−]?\d+\.\d+\)")
 
 
@@ -32,7 +33,7 @@ def read(path):
 
 
 def question_of(found, name):
-    return questions(measure_among(found["questions"]))[name]
+    return questions.questions(measure_among(found["questions"]))[name]
 
 
 def said(difference, question):
@@ -72,6 +73,23 @@ def _between(found, name):
         spread = change and change["interval"]  # none where all pairs differ alike
         rows[-1] += (said(change, question) if spread else "",)
     return _written(rows)
+
+
+def steps(found, studies):
+    """Of each policy its steps by its control's, or how often there were any."""
+    shown = [found[study] for study in studies]
+    rows = [("policy", *studies), ("---",) * (len(studies) + 1)]
+    for policy in dict.fromkeys(policy for of in shown for policy in of):
+        rows.append((policy, *(_steps(of.get(policy)) for of in shown)))
+    return _written(rows)
+
+
+def _steps(answer):
+    if answer is None:
+        return ""
+    if answer["ratio"] is None:
+        return f"reached in {answer['reached']} of {answer['runs']}"
+    return said(answer["ratio"], questions.STEPS)
 
 
 def rates(records, cells):
@@ -138,13 +156,17 @@ def differences(found):
 def test_numbers_of_a_page_are_those_of_its_results(page):
     text, of = page.read_text(encoding="utf-8"), page.with_suffix("")
     found = {path.stem: read(path) for path in (of / "results").glob("*.json")}
+    speed = found.pop("steps", {})
     tables = TABLE.findall(text)
     assert tables
     for name, question, lines in tables:
         assert lines == table(found[name], question), f"{name}, {question}"
+    for studies, lines in STEPS.findall(text):
+        assert lines == steps(speed, studies.split())
     for cells, lines in RATES.findall(text):
         assert lines == rates(of / "records", cells.split())
     told = {one for file in found.values() for one in differences(file)}
+    told |= {_steps(answer) for file in speed.values() for answer in file.values()}
     around = TABLE.sub("", text)
     assert set(DIFFERENCE.findall(around)) <= told
 
@@ -272,3 +294,14 @@ def test_steps_to_what_uniform_has_before_the_drop_are_compared_in_pairs():
         "reached": 1,
         "ratio": None,
     }
+
+
+def test_a_table_of_steps_says_how_often_they_were_reached_where_there_is_no_ratio():
+    ratio = {"mean": -0.5, "interval": [-0.7, -0.3]}
+    faster = {"ratio": ratio, "reached": 3, "runs": 3}
+    never = {"ratio": None, "reached": 1, "runs": 3}
+    found = {"a": {"faster": faster, "never": never}, "b": {"never": never}}
+    assert steps(found, ["a", "b"]).splitlines()[2:] == [
+        "| faster | 0.61 (0.50 to 0.74) |  |",
+        "| never | reached in 1 of 3 | reached in 1 of 3 |",
+    ]
