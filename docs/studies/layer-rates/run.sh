@@ -27,7 +27,9 @@ esac
 rates=(0.025 0.05 0.1 0.2 0.4)
 [ "$cell" != plain20 ] || rates=(0.0025 0.005 0.01 0.02 0.04)
 
-if [ "$cell" = replay ]; then
+if [[ $cell = *-alike ]]; then
+    begun=$here/$cell.json
+elif [ "$cell" = replay ]; then
     [ -e "$here/replay.json" ] || python "$here/replay.py" runs/layer-rates-rules
     begun=$here/replay.json
 else
