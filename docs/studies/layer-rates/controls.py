@@ -19,8 +19,8 @@ annealed_as_cascade = dataclasses.replace(
     CASCADE,
     name="annealed-as-cascade",
     summary="Every layer at the mean over the layers of cascade, at every step.",
-    expectation="As good as cascade, within half a point: what that gains on a one-cycle "
-    "is the course of its rate over time, not its layers.",
+    expectation="As good as cascade, within half a point: what that gains on a "
+    "one-cycle is the course of its rate over time, not its layers.",
     control="cascade",
     expects=ANYTHING,
     multipliers=_mean_of_cascade,

@@ -5,11 +5,7 @@
 The figure is policies.png beside it, of `resnet8`.
 """
 
-import sys
 from pathlib import Path
-
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parents[2]))
 
 import altair as alt
 import numpy as np
@@ -20,6 +16,7 @@ from experiments.policies.chosen import configured
 from experiments.preview import foresee
 from experiments.report import charts
 
+HERE = Path(__file__).parent
 COLUMNS = (
     ("early-first", "late-first", "three-stage"),
     ("unfreeze-bottom-first", "cascade"),
