@@ -1,4 +1,4 @@
-"""Holds the pages of docs/api against what the library makes public."""
+"""Holds the pages of docs/api against what the library makes public, and links."""
 
 import ast
 import inspect
@@ -10,6 +10,13 @@ import pytest
 import optax_llr
 
 ROOT = Path(__file__).parent.parent
+TEXTS = [
+    page
+    for place in ("*.md", "benchmarks/*.md", "experiments/**/*.md", "docs/**/*.md")
+    for page in ROOT.glob(place)
+    if not {"templates", "_build"} & {*page.parts}
+]
+LINK = re.compile(r"\]\((?!\w+:)([^)#\s]+)(?:#[^)\s]*)?\)")
 PAGES = (ROOT / "docs" / "api").glob("*.rst")
 INIT = ast.parse((ROOT / "optax_llr" / "__init__.py").read_text(encoding="utf-8"))
 
@@ -30,6 +37,14 @@ CONTRIB = [
     for name, value in vars(optax_llr.contrib).items()
     if name[0] != "_" and inspect.isroutine(value) | inspect.isclass(value)
 ]
+
+
+def test_links_between_files_lead_somewhere():
+    links = [
+        (page, link) for page in TEXTS for link in LINK.findall(page.read_text("utf-8"))
+    ]
+    assert len(links) > 50
+    assert [at for at in links if not (at[0].parent / at[1]).exists()] == []
 
 
 def test_every_public_name_is_documented_once_and_nothing_else_is():
