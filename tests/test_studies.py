@@ -23,8 +23,7 @@ from experiments.config.measures import measure_among
 STUDIES = Path(__file__).parents[1] / "docs" / "studies"
 PAGES = sorted(STUDIES.glob("*.md"))
 TABLE = re.compile(r"^<!-- (\S+) (?:(\w+) )?-->\n\n((?:\|.*\n)+)", re.MULTILINE)
-RATES = re.compile(r"^<!-- rates: (.+) -->\n\n((?:\|.*\n)+)", re.MULTILINE)
-STEPS = re.compile(r"^<!-- steps: (.+) -->\n\n((?:\|.*\n)+)", re.MULTILINE)
+LISTED = re.compile(r"^<!-- (rates|steps): (.+) -->\n\n((?:\|.*\n)+)", re.MULTILINE)
 DIFFERENCE = re.compile(r"[+−]?\d+\.\d+ \([+−]?\d+\.\d+ to [+−]?\d+\.\d+\)")
 
 
@@ -161,10 +160,10 @@ def test_numbers_of_a_page_are_those_of_its_results(page):
     assert tables
     for name, question, lines in tables:
         assert lines == table(found[name], question), f"{name}, {question}"
-    for studies, lines in STEPS.findall(text):
-        assert lines == steps(speed, studies.split())
-    for cells, lines in RATES.findall(text):
-        assert lines == rates(of / "records", cells.split())
+    make = {"rates": rates, "steps": steps}
+    taken_from = {"rates": of / "records", "steps": speed}
+    for kind, names, lines in LISTED.findall(text):
+        assert lines == make[kind](taken_from[kind], names.split()), kind
     told = {one for file in found.values() for one in differences(file)}
     told |= {_steps(answer) for file in speed.values() for answer in file.values()}
     around = TABLE.sub("", text)
