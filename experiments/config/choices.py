@@ -18,8 +18,8 @@ LanguageModel = Literal["gpt-small", "gpt"]
 Scheduled = Literal[
     "uniform", "uniform-onecycle", "uniform-cosine", "early-first", "late-first",
     "static-decreasing", "static-increasing", "three-stage", "cascade",
-    "discriminative", "unfreeze-top-first", "unfreeze-bottom-first", "freezeout",
-    "rotation-alpha",
+    "uniform-cascade", "discriminative", "unfreeze-top-first", "unfreeze-bottom-first",
+    "freezeout", "rotation-alpha",
 ]
 Measured = Literal[
     "gradient-norm", "curvature", "hypergradient", "multiplicative-hypergradient",

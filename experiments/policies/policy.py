@@ -66,7 +66,7 @@ class Policy:
     summary: str = ""
     """What it does, in a line."""
     expectation: str = ""
-    """What should come of it, and why; written before any run."""
+    """What should come of it, and why; a study records it before its runs."""
     source: str = ""
     """Whose idea it is."""
     control: str = "uniform"

@@ -27,9 +27,10 @@ def ratios(runs, controls):
     """Of each policy but the baseline what it took.
 
     Args:
-        runs: of one study.
+        runs: of one study; those that have not finished do not count.
         controls: policy → the policy it is compared with.
     """
+    runs = [run for run in runs if run.status == "finished"]
     goals = {run.seed: _goal(run) for run in runs if run.policy == BASELINE}
     taken = {
         policy: {run.seed: _taken(run, goals.get(run.seed)) for run in group}

@@ -62,7 +62,8 @@ def test_what_policies_are_compared_with_joins_them_and_is_named():
 def test_every_control_treats_all_layers_alike_and_is_compared_with_uniform(policy):
     control = POLICIES[policy.control]
     assert control.control == "uniform"
-    assert (multipliers(control.name, range(0, TOTAL, 100)) == 1).all()
+    values = multipliers(control.name, range(0, TOTAL, 100))
+    assert (values == values[:, :1]).all()
 
 
 def test_every_policy_has_its_control_s_way_of_layering_or_measures_against_it():
@@ -94,9 +95,20 @@ def global_rates(schedule):
     return np.broadcast_to(rate(jnp.arange(TOTAL)), (TOTAL,))
 
 
-@pytest.mark.parametrize("name", ["cascade", "freezeout"])
+@pytest.mark.parametrize("numbers", [{}, {"first_peak": 0.05, "last_peak": 0.9}])
+def test_the_control_of_cascade_is_its_mean_over_the_layers(numbers):
+    steps = jnp.arange(TOTAL)
+    layered, alike = (
+        np.asarray(jax.vmap(tuned(name, **numbers).multipliers(LAYERS, TOTAL))(steps))
+        for name in ("cascade", POLICIES["cascade"].control)
+    )
+    mean = layered.mean(1, dtype=np.float64)
+    np.testing.assert_allclose(alike, np.stack([mean] * 5, 1), rtol=1e-6)
+
+
 @pytest.mark.parametrize("depth", [2, 5, 22])
-def test_a_control_anneals_more_like_its_policy_than_any_other_schedule(name, depth):
+def test_a_control_anneals_more_like_freezeout_than_any_other_schedule(depth):
+    name = "freezeout"
     names = [f"layer{i}" for i in range(depth)]
     layers = optax_llr.match_layers(
         {n: np.ones(1) for n in names}, [(n, n) for n in names]
@@ -219,6 +231,7 @@ OWN = {
     "three-stage": {"first_start": 2.0, "first_end": 0.5, "first_duration": 0.1}
     | {"last_start": 0.5, "last_end": 2.0},
     "cascade": {"first_peak": 0.2, "last_peak": 0.6},
+    "uniform-cascade": {"first_peak": 0.2, "last_peak": 0.6},
     "discriminative": {"factor": 2.6},
     "unfreeze-top-first": {"duration": 0.4},
     "unfreeze-bottom-first": {"duration": 0.4},
