@@ -3,9 +3,10 @@
 A page NAME.md has its material in NAME/. A table below `<!-- FILE -->` is made of
 results/FILE.json, the summary.json of a study, and one below `<!-- FILE QUESTION -->`
 of a joined.json; `report` wrote both. Below `<!-- steps: STUDY … -->` are ratios of
-results/steps.json. Each difference with an interval in the text around stands in one
-of these files too. A table below `<!-- rates: CELL … -->` has what tuning found, which
-is in records/CELL.tune.tar.xz.
+results/steps.json, below `<!-- contrasts: STUDY … -->` those of results/contrasts.json.
+Each difference with an interval in the text around stands in one of these files too. A
+table below `<!-- rates: CELL … -->` has what tuning found, which is in
+records/CELL.tune.tar.xz.
 """
 
 import json
@@ -18,12 +19,16 @@ from pathlib import Path
 import pytest
 
 from experiments.analysis import compare, questions
-from experiments.config.measures import measure_among
+from experiments.config.measures import LOSS, measure_among
 
 STUDIES = Path(__file__).parents[1] / "docs" / "studies"
 PAGES = sorted(STUDIES.glob("*.md"))
 TABLE = re.compile(r"^<!-- (\S+) (?:(\w+) )?-->\n\n((?:\|.*\n)+)", re.MULTILINE)
-LISTED = re.compile(r"^<!-- (rates|steps): (.+) -->\n\n((?:\|.*\n)+)", re.MULTILINE)
+LISTED = re.compile(
+    r"^<!-- (rates|steps|contrasts): (.+) -->\n\n((?:\|.*\n)+)", re.MULTILINE
+)
+ASKED = questions.questions(LOSS)
+"""Of text, which contrasts are about."""
 DIFFERENCE = re.compile(r"[+−]?\d+\.\d+ \([+−]?\d+\.\d+ to [+−]?\d+\.\d+\)")
 
 
@@ -91,6 +96,20 @@ def _steps(answer):
     return said(answer["ratio"], questions.STEPS)
 
 
+def contrasts(found, studies):
+    """Of each contrast what it comes to in each study, for every question."""
+    answers = {(study, name): found[study][name] for study in studies for name in ASKED}
+    headings = [f"{study}, {ASKED[name].measure}" for study, name in answers]
+    rows = [("contrast", *headings), ("---",) * (len(headings) + 1)]
+    for contrast in dict.fromkeys(key for of in answers.values() for key in of):
+        cells = [
+            said(of[contrast], ASKED[name]) if of.get(contrast) else ""
+            for (_, name), of in answers.items()
+        ]
+        rows.append((contrast, *cells))
+    return _written(rows)
+
+
 def rates(records, cells):
     """Of each policy the global rate that its runs have in each cell.
 
@@ -155,17 +174,23 @@ def differences(found):
 def test_numbers_of_a_page_are_those_of_its_results(page):
     text, of = page.read_text(encoding="utf-8"), page.with_suffix("")
     found = {path.stem: read(path) for path in (of / "results").glob("*.json")}
-    speed = found.pop("steps", {})
+    speed, more = found.pop("steps", {}), found.pop("contrasts", {})
     tables = TABLE.findall(text)
     assert tables
     for name, question, lines in tables:
         assert lines == table(found[name], question), f"{name}, {question}"
-    make = {"rates": rates, "steps": steps}
-    taken_from = {"rates": of / "records", "steps": speed}
+    make = {"rates": rates, "steps": steps, "contrasts": contrasts}
+    taken_from = {"rates": of / "records", "steps": speed, "contrasts": more}
     for kind, names, lines in LISTED.findall(text):
         assert lines == make[kind](taken_from[kind], names.split()), kind
     told = {one for file in found.values() for one in differences(file)}
     told |= {_steps(answer) for file in speed.values() for answer in file.values()}
+    told |= {
+        said(difference, ASKED[name])
+        for file in more.values()
+        for name, of in file.items()
+        for difference in of.values()
+    }
     around = TABLE.sub("", text)
     assert set(DIFFERENCE.findall(around)) <= told
 
@@ -303,4 +328,57 @@ def test_a_table_of_steps_says_how_often_they_were_reached_where_there_is_no_rat
     assert steps(found, ["a", "b"]).splitlines()[2:] == [
         "| faster | 0.61 (0.50 to 0.74) |  |",
         "| never | reached in 1 of 3 | reached in 1 of 3 |",
+    ]
+
+
+def test_contrasts_are_of_methods_to_their_controls_and_of_a_part_to_half_of_a_gain():
+    found = runpy.run_path(str(STUDIES / "text-gpt" / "contrasts.py"))["contrasts"]
+
+    def events(policy, seed, losses):
+        at = {"policy": policy, "seed": seed, "images": 0, "seconds": 0.0}
+        for step, loss in zip((10, 20, 40), losses, strict=True):
+            yield at | {"kind": "validation", "step": step, "loss": loss}
+        end = {"status": "finished", "test_loss": losses[-1], "test_accuracy": None}
+        yield at | {"kind": "end", "step": 40} | end
+
+    losses = {
+        "uniform": (3.0, 2.5, 2.0),
+        "blockwise": (3.0, 2.0, 1.8),  # with 2.0 in half the steps
+        "annealed_as_blockwise": (3.0, 2.0, 1.9),
+        "ramped-tail-exponent": (3.0, 2.0, 1.6),  # 0.4 ahead of uniform
+        "ends_at_three": (3.0, 2.0, 1.7),  # 0.3 ahead
+    }
+    runs = compare.runs(
+        event
+        for seed in range(3)
+        for policy, of in losses.items()
+        for event in events(policy, seed, [loss + seed * loss / 100 for loss in of])
+    )
+    told = found(runs, dict.fromkeys(losses, "uniform"))
+    means = {key: of.mean for key, of in told["loss"].items()}
+    assert means == {  # times the mean over the seeds of 1 + seed/100
+        "blockwise − annealed_as_blockwise": pytest.approx(-0.1 * 1.01),
+        "ends_at_three − half of ramped-tail-exponent": pytest.approx(-0.1 * 1.01),
+    }
+    steps = {key: of.mean for key, of in told["speed"].items()}
+    assert steps == {
+        "blockwise − annealed_as_blockwise": pytest.approx(math.log(30 / 40)),
+        "ends_at_three − half of ramped-tail-exponent": pytest.approx(
+            math.log(0.5) / 2
+        ),
+    }
+
+
+def test_a_table_of_contrasts_has_a_column_for_each_study_and_question():
+    better = {"mean": -0.0312, "interval": [-0.05, -0.01]}
+    faster = {"mean": -0.5, "interval": [-0.7, -0.3]}
+    found = {
+        "a": {"loss": {"x − y": better}, "speed": {"x − y": faster}},
+        "b": {"loss": {}, "speed": {}},
+    }
+    assert contrasts(found, ["a", "b"]).splitlines() == [
+        "| contrast | a, test loss | a, steps to the same loss "
+        "| b, test loss | b, steps to the same loss |",
+        "| --- | --- | --- | --- | --- |",
+        "| x − y | −0.031 (−0.050 to −0.010) | 0.61 (0.50 to 0.74) |  |  |",
     ]
