@@ -69,7 +69,8 @@ def run(
     with advised(search.folder), warnings.catch_warnings():
         search.folder.mkdir(parents=True, exist_ok=True)
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        searches = _begin(search, environment(command, dataset.checksum), say)
+        with signals.patience():
+            searches = _begin(search, environment(command, dataset.checksum), say)
         keep_files(search.config, search.folder)
         try:
             if any(policy.left for policy in searches):
@@ -168,7 +169,10 @@ def _check_begun(
 def _work(
     searches: list[PolicySearch], trainer: Trainer, say: Callable[[str], None]
 ) -> None:
-    """One trial after another, of the policy that has the fewest."""
+    """One trial after another, of the policy that has the fewest.
+
+    With patience, as a signal inside Optuna's journal would be lost in its lock.
+    """
     while left := [policy for policy in searches if policy.left]:
         with signals.patience():
             say(min(left, key=PolicySearch.turn).try_once(trainer))

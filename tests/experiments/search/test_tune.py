@@ -2,6 +2,7 @@ import dataclasses
 import fcntl
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -599,6 +600,32 @@ def test_a_search_from_the_command_line_and_the_study_after_it(tmp_path):
     config = json.loads((tmp_path / "demo-tuned" / "config.json").read_text())
     assert config["numbers"] == json.loads(found.read_text())["numbers"]
     assert config["seeds"] == [0]
+
+
+def test_a_signal_while_the_journal_is_written_is_no_error(tmp_path, monkeypatch):
+    """Optuna's lock turns what is raised inside it into a file that is not there."""
+    written, unlink, nth = [], os.unlink, 0
+
+    def unlinked(path):
+        unlink(path)
+        if str(path).endswith(".rename"):
+            written.append(path)
+            if len(written) == nth:
+                signals._on_signal(signal.SIGTERM, None)
+
+    monkeypatch.setattr(os, "unlink", unlinked)
+    _, expected = run(searched(tmp_path / "whole", 2))
+    for nth in (1, len(written) // 2, len(written)):
+        asked = searched(tmp_path / str(nth), 2)
+        written.clear()
+        monkeypatch.setattr(signals, "_asked", None)
+        status, before = run(asked)
+        assert status == 143 or before == expected
+        monkeypatch.setattr(signals, "_asked", None)
+        status, after = run(asked)
+        assert status == 0
+        assert len(before) + len(after) - len(expected) in (0, 1)
+        assert not list(asked.folder.glob("*.rename"))
 
 
 @pytest.mark.slow
