@@ -124,15 +124,20 @@ def rates(records, cells):
 
 def _rates(archive):
     with tarfile.open(archive) as opened:
-        files = {Path(name).name: name for name in opened.getnames()}
-        taken = "study.json" if "study.json" in files else "best.json"
-        tried, taken = (
-            json.load(opened.extractfile(files[name]))
-            for name in ("trials.json", taken)
-        )
+        found = [
+            (Path(name).name, json.load(opened.extractfile(name)))
+            for name in opened.getnames()
+            if name.endswith(".json")
+        ]
+    named = dict(found)
+    numbers = named.get("study.json", named["best.json"])["numbers"]
+    searches = [tables for name, tables in found if name == "trials.json"]
     return {
-        policy: _marked(taken["numbers"][f"{policy}.rate"], [t["rate"] for t in trials])
-        for policy, trials in tried.items()
+        policy: _marked(
+            numbers[f"{policy}.rate"],
+            [trial["rate"] for of in searches for trial in of[policy]],
+        )
+        for policy in searches[0]
     }
 
 
@@ -259,7 +264,7 @@ def test_a_number_that_is_not_in_the_results_is_found():
     assert set(DIFFERENCE.findall(" and ".join(told))) == told
 
 
-def test_a_rate_between_those_that_were_tried_is_at_the_top_of_a_parabola():
+def test_a_rate_between_those_that_were_tried_is_at_the_top_of_a_parabola(tmp_path):
     script = runpy.run_path(str(STUDIES / "between.py"))
     between, beyond = script["between"], script["beyond"]
 
@@ -278,6 +283,13 @@ def test_a_rate_between_those_that_were_tried_is_at_the_top_of_a_parabola():
     assert between(trials("loss", [-height for height in heights])) == 0.33636
     assert between(trials("accuracy", heights, diverged=[3])) == 0.4
     assert between(trials("accuracy", heights[:3])) == 0.4  # the largest that was tried
+
+    folders = [tmp_path / "a.tune", tmp_path / "b.tune"]
+    for folder, tried in zip(folders, ([0, 1, 3], [2]), strict=True):
+        found = {"p": [trials("accuracy", heights)[i] for i in tried]}
+        folder.mkdir()
+        (folder / "trials.json").write_text(json.dumps(found))
+    assert between(script["trials_of"](folders)["p"]) == 0.33636
 
     inside, above = trials("accuracy", heights), trials("accuracy", heights[:3])
     assert beyond({"a": inside}) == []

@@ -6,7 +6,8 @@ writes runs/NAME.tune/study.json: best.json, but with the rate of each policy at
 of the parabola, over the logarithm of the rate, through its best trial and the two
 beside it. One trial a rate is noisy, and the best of a grid may lie a whole step of it
 off; the top of the parabola lies at most half a step from the best. A best trial at an
-end of the grid, or beside one that diverged, keeps its rate.
+end of the grid, or beside one that diverged, keeps its rate. Folders of further
+searches may follow, whose trials join in.
 
     python docs/studies/between.py runs/NAME.tune --beyond
 
@@ -61,10 +62,15 @@ def _curve(trials):
     return [trial["rate"] for trial in trials], np.array(found)
 
 
-def write(folder):
+def trials_of(folders):
+    """The trials of each policy in all searches."""
+    tables = [_read(folder / "trials.json") for folder in folders]
+    return {name: [trial for of in tables for trial in of[name]] for name in tables[0]}
+
+
+def write(folder, tables):
     """Writes study.json beside best.json."""
     best = _read(folder / "best.json")
-    tables = _read(folder / "trials.json")
     best["numbers"] |= {f"{name}.rate": between(of) for name, of in tables.items()}
     records.write_json(folder / "study.json", best)
 
@@ -75,10 +81,11 @@ def _read(path):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("folder", type=Path, metavar="runs/NAME.tune")
+    parser.add_argument("folders", type=Path, nargs="+", metavar="runs/NAME.tune")
     parser.add_argument("--beyond", action="store_true")
     asked = parser.parse_args()
+    found = trials_of(asked.folders)
     if asked.beyond:
-        print(*beyond(_read(asked.folder / "trials.json")))
+        print(*beyond(found))
     else:
-        write(asked.folder)
+        write(asked.folders[0], found)

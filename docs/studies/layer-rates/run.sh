@@ -21,7 +21,7 @@ tune() {
 }
 
 case $cell in # epochs of a trial, and of a run
-*-tenth) trial=10 epochs=15 ;;
+*-tenth*) trial=10 epochs=15 ;;
 *) trial=1 epochs=1.5 ;;
 esac
 rates=(0.025 0.05 0.1 0.2 0.4)

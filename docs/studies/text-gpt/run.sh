@@ -24,7 +24,7 @@ if [ ! -e "$begun" ]; then
     while [ ${#more[@]} != 0 ] && [ ${#rates[@]} -lt 6 ]; do
         rates+=("${more[@]}")
         experiments tune "$here/$cell.json" --epochs 0.256 --evaluations 1 \
-            --rates "${rates[@]}"
+            --rate 0.004 --rates "${rates[@]}"
         read -ra more <<<"$(python "$between" "runs/$name.tune" --beyond)"
     done
     python "$between" "runs/$name.tune"
