@@ -162,8 +162,7 @@ def cascade(
     As good as its mean over the layers, as on two small networks, where cascade was
     ahead of a one-cycle by its course over time.
     """
-    first, last = (whole_steps(peak, total_steps) for peak in (first_peak, last_peak))
-    return optax_llr.cascade_schedule(layers, first, last, total_steps)
+    return _cascade(layers, total_steps, first_peak, last_peak)
 
 
 @policy(THREAD, "higher", "lower", schedule="constant")
@@ -178,8 +177,8 @@ def uniform_cascade(
     Slow at first, since it warms up, and ahead of uniform under piecewise at the end,
     as a one-cycle is.
     """
-    schedule = cascade(layers, total_steps, first_peak, last_peak)
-    return lambda count: jnp.full(len(layers), schedule(count).mean())
+    schedule = _cascade(layers, total_steps, first_peak, last_peak)
+    return lambda count: jnp.full(len(layers), jnp.mean(schedule(count)))
 
 
 @policy(ULMFIT, "lower", "lower")
@@ -255,6 +254,11 @@ def rotation_alpha(
     by how much under plain SGD is open.
     """
     return optax_llr.rotation_alpha(layers, alpha)
+
+
+def _cascade(layers: Layers, total_steps: int, *peaks: float) -> optax.Schedule:
+    first, last = (whole_steps(peak, total_steps) for peak in peaks)
+    return optax_llr.cascade_schedule(layers, first, last, total_steps)
 
 
 def _moving(
